@@ -1,0 +1,62 @@
+"""Which item stands in which row of the item table, and the columns of that table.
+
+Owns ItemId <-> ItemRow. Row 0 is padding, row 1 stands for any unknown item, the catalogue begins at row 2: so one
+row number serves item arrays, embeddings and the Faiss index alike, and no code adds offsets.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import FeaturesError
+from features.vocab import FIRST, PADDING, UNKNOWN
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items, in row order from FIRST on."""
+
+    item_ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self._row_of) != len(self.item_ids):
+            raise FeaturesError(
+                f"a catalogue needs distinct item ids; got {len(self.item_ids)} ids of which "
+                f"{len(self._row_of)} are distinct: remove the duplicates from the items table"
+            )
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {item_id: row for row, item_id in enumerate(self.item_ids, start=FIRST)}
+
+    def __len__(self) -> int:
+        """Rows of the item table: the items, padding and unknown."""
+        return len(self.item_ids) + FIRST
+
+    def row(self, item_id: str) -> int:
+        """ItemRow of an item; UNKNOWN for one that is not in the catalogue."""
+        return self._row_of.get(item_id, UNKNOWN) if item_id else PADDING
+
+    def rows(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
+        """ItemRows [len(item_ids)]; unknown items get UNKNOWN, empty ids PADDING."""
+        return np.array([self.row(item_id) for item_id in item_ids], dtype=np.int64)
+
+    def item_id(self, row: int) -> str:
+        """ItemId in a row; empty for padding and unknown."""
+        return self.item_ids[row - FIRST] if row >= FIRST else ""
+
+
+@dataclass(frozen=True)
+class ItemColumns:
+    """Raw item facts, one entry an item, in catalogue order.
+
+    `categories[name]` holds a list of values per item, `numbers[name]` a float (nan = missing), `texts[name]` a string.
+    """
+
+    catalogue: Catalogue
+    categories: Mapping[str, Sequence[Sequence[str]]]
+    numbers: Mapping[str, NDArray[np.float64]]
+    texts: Mapping[str, Sequence[str]]
