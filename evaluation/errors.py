@@ -1,0 +1,28 @@
+"""Errors of the evaluation package.
+
+EvaluationError
+├── InvalidLists       ranked lists, relevant items or score matrices that cannot be evaluated (also a ValueError)
+├── InvalidSample      values from which no interval or percentile can be computed (also a ValueError)
+├── InvalidReport      a report that does not match report_schema.json, with the place that differs
+└── ParityFailed       two paths that should have made the same arrays did not
+"""
+
+
+class EvaluationError(Exception):
+    """Base of every error raised here."""
+
+
+class InvalidLists(EvaluationError, ValueError):  # noqa: N818  named after what is wrong, like ParityFailed
+    """Ranked lists, relevant items or scores that cannot be evaluated."""
+
+
+class InvalidSample(EvaluationError, ValueError):  # noqa: N818
+    """Values from which no interval or percentile can be computed."""
+
+
+class InvalidReport(EvaluationError):  # noqa: N818
+    """A report that does not match its schema."""
+
+
+class ParityFailed(EvaluationError):  # noqa: N818
+    """Arrays that should be the same are not."""
