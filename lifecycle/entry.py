@@ -1,0 +1,27 @@
+"""How a script ends when something foreseen went wrong: one message, no stack, a meaningful exit status."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from evaluation.errors import EvaluationError
+from features.errors import FeaturesError
+from lifecycle.steps import MissingInput
+from serving.errors import ServingError
+
+INTERRUPTED = 130
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn the errors that our packages raise on purpose, and Ctrl-C, into an exit with their message."""
+    try:
+        yield
+    except (FeaturesError, EvaluationError, ServingError, MissingInput) as error:
+        logger.error("%s: %s", type(error).__name__, error)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        logger.error("interrupted; finished steps are kept, the same command goes on from here")
+        raise SystemExit(INTERRUPTED) from None

@@ -1,0 +1,168 @@
+"""Step export_release: bundle the refitted stage 1 and a ranker, and let the bundle through only past its gates.
+
+Owns what a release is made of and the parity gates. Publishing it (registry, stores) is lifecycle/publish.py's.
+"""
+
+import json
+import logging
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from safetensors.torch import load_file
+
+from features.dataset import Dataset
+from features.offline_store import write_query_states
+from features.online_store import OnlineStore, materialize
+from features.query_states import StateColumns
+from features.spec import FeatureSpec
+from features.statistics import STATISTICS
+from features.vocab import FIRST
+from lifecycle.build_index import embedding_space_hash
+from lifecycle.cuts import REFIT
+from lifecycle.parity import export_parity, transform_parity
+from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT
+from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
+from ranking.export import load_ranker
+from serving.pipeline import Pipeline
+from serving.release import POPULAR_FILE, RANKER_FILE, TITLES_FILE, seal
+from serving.retrieval import INDEX_FILE, Stage1
+from serving.settings import PipelineSettings
+from towers.export import WEIGHTS_FILE
+from towers.model import ItemTable, TowerSizes, TwoTower
+
+logger = logging.getLogger(__name__)
+
+TRAINING_ONLY = (WEIGHTS_FILE, TEXT_EMBEDDINGS_FILE, "training.json", "curves")
+FLOAT_TOLERANCE = 1e-4
+STORED_HISTORY = 1000
+RANKERS = (STUDENT, GRADIENT_BOOSTING)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Everything that the step needs.
+
+    Attributes:
+        ranker: which of RANKERS is released.
+        build_towers: makes the towers that the refitted weights are loaded into, for the gate of the export.
+        report: metrics of the evaluation by system, for the manifest.
+        parity_events: events replayed through both paths; all test events if there are fewer.
+    """
+
+    dataset: Dataset
+    data_dir: Path
+    towers_dir: Path
+    index_dir: Path
+    ranker_dir: Path
+    ranker: str
+    build_towers: Callable[..., TwoTower]
+    report: Mapping[str, Any]
+    settings: PipelineSettings
+    parity_events: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.ranker not in RANKERS:
+            raise ValueError(f"release_ranker: expected one of {', '.join(RANKERS)}; got {self.ranker!r}")
+
+    def run(self, out_dir: Path) -> None:
+        """Fill `out_dir` with the release; raises ParityFailed, and leaves none, if a gate does not hold."""
+        self._bundle(out_dir)
+        release_id = seal(out_dir, facts=self._facts())
+        pipeline = Pipeline.open(out_dir, settings=self.settings)
+        with tempfile.TemporaryDirectory(prefix=".gate-", dir=out_dir.parent) as work_dir:
+            self._gate(pipeline, store_dir=Path(work_dir) / "online_store")
+        logger.info("release %s passed its parity gates", release_id)
+
+    def _bundle(self, out_dir: Path) -> None:
+        stage1_dir = self.towers_dir / REFIT.name
+        shutil.copytree(stage1_dir, out_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*TRAINING_ONLY))
+        shutil.copyfile(self.index_dir / f"{REFIT.name}.faiss", out_dir / INDEX_FILE)
+        shutil.copyfile(self.ranker_dir / self.ranker / RANKER_FILE, out_dir / RANKER_FILE)
+        stage1 = Stage1.read(out_dir)
+        recent, all_time = (
+            stage1.statistics.values[-1, :, STATISTICS.index(name)] for name in ("count_30d", "count_all")
+        )
+        order = np.lexsort((-all_time, -recent))
+        item_ids = [stage1.catalogue.item_id(int(row)) for row in order if row >= FIRST]
+        (out_dir / POPULAR_FILE).write_text(json.dumps(item_ids[:1000]))
+        titles = dict(zip(self.dataset.items.catalogue.item_ids, self.dataset.titles, strict=True))
+        (out_dir / TITLES_FILE).write_text(json.dumps(titles, ensure_ascii=False))
+
+    def _facts(self) -> dict[str, Any]:
+        events = self.dataset.events
+        known = events.at_ms[events.places(REFIT.splits)]
+        index = json.loads((self.index_dir / "index.json").read_text())[REFIT.name]
+        space = embedding_space_hash(self.towers_dir / REFIT.name)
+        if index["embedding_space_hash"] != space:
+            raise ValueError(
+                f"the index was built for embedding space {index['embedding_space_hash']} but the query tower "
+                f"belongs to {space}; build the index again: scripts/build_index.py"
+            )
+        spec = FeatureSpec.from_json(json.loads((self.towers_dir / REFIT.name / "feature_spec.json").read_text()))
+        return {
+            "spec_hash": spec.hash,
+            "embedding_space_hash": space,
+            "dataset": self.dataset.name,
+            "ranker": self.ranker,
+            "data_window_ms": [int(known.min()), int(known.max())],
+            "metrics": self.report,
+            "commit": _commit(),
+        }
+
+    def _gate(self, pipeline: Pipeline, *, store_dir: Path) -> None:
+        places = self.dataset.events.places(["test"])
+        if len(places) > self.parity_events:
+            places = np.sort(np.random.default_rng(self.seed).permutation(places)[: self.parity_events])
+        stage1, directory = pipeline.release.stage1, self.towers_dir / REFIT.name
+        text_embeddings = np.load(directory / TEXT_EMBEDDINGS_FILE, allow_pickle=False)
+        towers = self.build_towers(
+            sizes=TowerSizes.of(stage1.spec, stage1.vocabularies, text_width=text_embeddings.shape[1]),
+            item_table=ItemTable(items=stage1.items, text_embeddings=text_embeddings),
+        )
+        towers.load_state_dict(load_file(directory / WEIGHTS_FILE))
+        student = load_ranker(self.ranker_dir / STUDENT) if self.ranker == STUDENT else None
+        sample = self.dataset.before(places[:64], length=None)
+        exported = export_parity(pipeline, towers=towers, ranker=student, queries=sample)
+        logger.info("parity of the export, %d requests\n%s", len(sample), exported)
+        exported.check(float_tolerance=FLOAT_TOLERANCE)
+        materialize_queries(self.data_dir, store_dir, spec=pipeline.release.spec)
+        store = OnlineStore.open(store_dir)
+        transforms = transform_parity(pipeline, dataset=self.dataset, store=store, places=places, k=10)
+        logger.info("parity of the transforms, %d events\n%s", len(places), transforms)
+        transforms.check(float_tolerance=FLOAT_TOLERANCE)
+
+
+def materialize_queries(data_dir: Path, store_dir: Path, *, spec: FeatureSpec) -> int:
+    """Put each query's state after all that REFIT knows into an online store; returns the number of queries."""
+    states = store_dir.with_name(f"{store_dir.name}_states.parquet")
+    store_dir.parent.mkdir(parents=True, exist_ok=True)
+    write_query_states(
+        states,
+        events=pq.read_table(data_dir / "tables" / "events.parquet"),
+        queries=pq.read_table(data_dir / "tables" / "queries.parquet"),
+        columns=StateColumns(categories=spec.names("query", "category"), numbers=spec.names("query", "number")),
+        # All of a history is kept, for what was seen is not shown again; the towers read the newest part of it.
+        history_length=STORED_HISTORY,
+        splits=set(REFIT.splits),
+        latest_only=True,
+    )
+    try:
+        return materialize(store_dir, states=states, spec_hash=spec.hash).num_queries
+    finally:
+        states.unlink(missing_ok=True)
+
+
+def _commit() -> str:
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()

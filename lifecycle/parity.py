@@ -1,0 +1,133 @@
+"""Parity: the same event through the offline path and through the online path gives the same arrays and ids.
+
+Owns both walks and what is compared; the comparison itself is evaluation/parity.py's. The online walk is the real one:
+Feast's online store, the request's tensors, the release as it is opened by a server.
+"""
+
+from dataclasses import fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evaluation.parity import ParityReport, compare
+from features.dataset import Dataset
+from features.online_store import OnlineStore
+from features.transforms import QueryFeatures, QueryInputs, query_inputs, ranker_inputs
+from ranking.model import Ranker
+from serving.models import open_session
+from serving.pipeline import Pipeline
+from serving.retrieval import ITEM_TOWER_FILE
+from serving.wire import decode_request, encode_request
+from towers.model import TwoTower
+
+MAX_BATCH = 8  # of the wire
+
+
+def transform_parity(
+    pipeline: Pipeline, *, dataset: Dataset, store: OnlineStore, places: NDArray[np.int64], k: int
+) -> ParityReport:
+    """Offline transforms of the event log against what a server makes of the online store's features.
+
+    Args:
+        pipeline: an opened release.
+        dataset: the event log.
+        store: materialised with each query's state before its event in `places`.
+        places: events to replay.
+        k: length of the lists that are compared.
+    """
+    offline = dataset.before(places, length=None)
+    query_ids = [dataset.events.query_ids[query] for query in dataset.events.query_of(places)]
+    online, _ = store.read(query_ids, requested_at_ms=offline.requested_at_ms)
+    sent = _through_the_wire(online, pipeline=pipeline)
+    return compare(
+        offline=_arrays(offline, pipeline=pipeline, k=k),
+        serving=_arrays(sent, pipeline=pipeline, k=k),
+    )
+
+
+def export_parity(
+    pipeline: Pipeline, *, towers: TwoTower, ranker: Ranker | None, queries: QueryFeatures
+) -> ParityReport:
+    """The towers and the ranker in torch against the exported ONNX files, on real requests.
+
+    Args:
+        pipeline: an opened release.
+        towers: what its towers were exported from.
+        ranker: what its ranker was exported from; None if that was no torch model.
+        queries: requests to run.
+    """
+    stage1, models = pipeline.release.stage1, pipeline.models
+    inputs = _inputs(queries, pipeline=pipeline)
+    with torch.inference_mode():
+        items = towers.eval().embed_catalogue()
+        history = torch.from_numpy(inputs.history_rows)
+        embeddings = towers.query_tower(
+            items[history],
+            torch.from_numpy(inputs.history_mask),
+            torch.from_numpy(inputs.categories),
+            torch.from_numpy(inputs.numbers),
+        ).numpy()
+    session = open_session(pipeline.release.path / ITEM_TOWER_FILE)
+    table = towers.item_table
+    exported_items = session.run(
+        None,
+        {
+            "item_id": table.item_id.unsqueeze(1).numpy(),
+            "categories": table.categories.numpy(),
+            "numbers": table.numbers.numpy(),
+            "text_embedding": table.text_embedding.numpy(),
+        },
+    )[0]
+    exported = stage1.embed(inputs, models=models)
+    num_candidates = pipeline.settings.num_ranked
+    offline = {
+        "query_embedding": embeddings,
+        "item_embedding": items.numpy(),
+        "retrieved_rows": stage1.retrieve(inputs, embeddings, num_candidates=num_candidates).rows,
+    }
+    found = stage1.retrieve(inputs, exported, num_candidates=num_candidates)
+    serving = {"query_embedding": exported, "item_embedding": exported_items, "retrieved_rows": found.rows}
+    if ranker is not None:
+        made = ranker_inputs(
+            inputs,
+            found.rows,
+            found.scores,
+            spec=stage1.spec,
+            items=stage1.items,
+            statistics=stage1.statistics,
+            special_tokens=stage1.special_tokens,
+        )
+        with torch.inference_mode():
+            scores = ranker.eval()(torch.from_numpy(made.tokens), torch.from_numpy(made.dense))
+        offline["ranker_score"] = scores.numpy()
+        serving["ranker_score"] = models.ranker(tokens=made.tokens, dense=made.dense)
+    return compare(offline=offline, serving=serving, offline_name="torch", serving_name="onnxruntime")
+
+
+def _inputs(queries: QueryFeatures, *, pipeline: Pipeline) -> QueryInputs:
+    stage1 = pipeline.release.stage1
+    return query_inputs(queries, spec=stage1.spec, vocabularies=stage1.vocabularies, catalogue=stage1.catalogue)
+
+
+def _arrays(queries: QueryFeatures, *, pipeline: Pipeline, k: int) -> dict[str, NDArray[np.generic]]:
+    inputs = _inputs(queries, pipeline=pipeline)
+    arrays: dict[str, NDArray[np.generic]] = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
+    lists = pipeline.recommend(queries, k=k)
+    arrays["recommended_ids"] = np.array([own + [""] * (k - len(own)) for own in lists.item_ids])
+    return arrays
+
+
+def _through_the_wire(queries: QueryFeatures, *, pipeline: Pipeline) -> QueryFeatures:
+    """What the server decodes of what a client encodes, batch by batch."""
+    spec = pipeline.release.spec
+    parts = []
+    for start in range(0, len(queries), MAX_BATCH):
+        batch = QueryFeatures(
+            **{field.name: getattr(queries, field.name)[start : start + MAX_BATCH] for field in fields(queries)}
+        )
+        tensors = encode_request(batch, k=1, with_candidates=False, spec_hash=spec.hash)
+        parts.append(decode_request(tensors, spec=spec).queries)
+    return QueryFeatures(
+        **{field.name: [row for part in parts for row in getattr(part, field.name)] for field in fields(queries)}
+    )

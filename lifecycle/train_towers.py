@@ -1,0 +1,196 @@
+"""Step train_towers: fit the towers on the fold with early stopping, refit on all but the test events, write both.
+
+Owns the order of these and what a towers directory holds: for each cut the tables of stage 1, both towers as ONNX, and
+the neighbour tables of the other retrievers.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+
+from features.dataset import Dataset
+from features.spec import DAY_MS, FeatureColumns, FeatureSpec
+from features.statistics import ItemStatistics
+from features.text import TextTokenizer
+from features.transforms import item_inputs, item_texts
+from features.vocab import Vocabularies
+from lifecycle.cuts import CUTS, Cut
+from serving.retrieval import write_tables
+from towers.data import TowerData, held_out, training_windows
+from towers.export import export_towers
+from towers.model import ItemTable, TowerSizes, TwoTower
+from towers.module import TowersModule
+from towers.negatives import FrequencySampler
+from towers.retrievers.ease import fit_ease
+from towers.retrievers.neighbours import NeighbourTable
+from towers.retrievers.transitions import fit_transitions
+from towers.text_encoder import TextEncoder, checkpoint_directory
+
+logger = logging.getLogger(__name__)
+
+MONITOR = "validation/ndcg@10"
+TEXT_EMBEDDINGS_FILE = "text_embeddings.npy"
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How the towers are trained.
+
+    Attributes:
+        patience: epochs without a better validation NDCG@10 before training stops.
+    """
+
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    patience: int
+    seed: int
+
+
+class EpochSeed(Callback):
+    """Draws every epoch from its own seed, so that a run that was killed goes on exactly as it would have."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seed dropout and negatives; the order of batches is the data module's."""
+        torch.manual_seed(self.seed * 100_003 + trainer.current_epoch)
+
+
+@dataclass(frozen=True)
+class TowersTraining:
+    """Everything that does not change between the two cuts."""
+
+    dataset: Dataset
+    columns: FeatureColumns
+    spec: FeatureSpec
+    text_encoder: TextEncoder
+    build_model: Callable[..., TwoTower]
+    negatives: FrequencySampler
+    optimisation: Optimisation
+    build_trainer: Callable[..., pl.Trainer]
+    build_logger: Callable[..., Logger] | None
+
+    def run(self, out_dir: Path) -> None:
+        """Train both cuts into `out_dir`/<cut>; a cut that is complete is kept."""
+        epochs: int | None = None
+        for cut in CUTS:
+            summary = out_dir / cut.name / "training.json"
+            if not summary.is_file():
+                self._train(cut, out_dir / cut.name, max_epochs=epochs)
+            epochs = int(json.loads(summary.read_text())["epochs"])
+
+    def _train(self, cut: Cut, directory: Path, *, max_epochs: int | None) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        vocabularies = self.dataset.fit_vocabularies(cut.splits, columns=self.columns)
+        tokenizer_json = checkpoint_directory(self.text_encoder.checkpoint) / "tokenizer.json"
+        items = item_inputs(
+            self.dataset.items, spec=self.spec, vocabularies=vocabularies, tokenizer=TextTokenizer(tokenizer_json)
+        )
+        texts = item_texts(self.dataset.items, names=self.spec.names("item", "text"))
+        table = ItemTable(items=items, text_embeddings=self.text_encoder.encode(texts))
+        module, epochs, metrics = self._fit(cut, directory, table=table, vocabularies=vocabularies, epochs=max_epochs)
+        with torch.inference_mode():
+            embeddings: NDArray[np.float32] = module.model.eval().embed_catalogue().cpu().numpy()
+        days = self.dataset.days(cut.splits)
+        last_day = np.array([(int(days.days.max()) + 1) * DAY_MS])
+        write_tables(
+            directory,
+            spec=self.spec,
+            vocabularies=vocabularies,
+            catalogue=self.dataset.items.catalogue,
+            items=items,
+            item_embeddings=embeddings,
+            statistics=ItemStatistics.at_requests(days, requested_at_ms=last_day, tick_ms=self.spec.tick_ms),
+            neighbours=neighbour_tables(self.dataset, cut),
+            tokenizer_json=tokenizer_json,
+        )
+        export_towers(module.model, directory, history_length=self.spec.history_length, spec_hash=self.spec.hash)
+        np.save(directory / TEXT_EMBEDDINGS_FILE, table.text_embedding.cpu().numpy(), allow_pickle=False)
+        for checkpoint in directory.glob("*.ckpt"):
+            checkpoint.unlink()
+        (directory / "training.json").write_text(json.dumps({"epochs": epochs, "cut": cut.name, **metrics}, indent=2))
+
+    def _fit(
+        self, cut: Cut, directory: Path, *, table: ItemTable, vocabularies: Vocabularies, epochs: int | None
+    ) -> tuple[TowersModule, int, dict[str, float]]:
+        """Train; returns the best module, how many epochs it took and its validation metrics."""
+        settings = self.optimisation
+        pl.seed_everything(settings.seed, workers=True, verbose=False)
+        sizes = TowerSizes.of(self.spec, vocabularies, text_width=table.text_embedding.shape[1])
+        module = TowersModule(
+            model=self.build_model(sizes=sizes, item_table=table),
+            negatives=self.negatives,
+            item_counts=item_counts(self.dataset, cut),
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            spec_hash=self.spec.hash,
+        )
+        validation = None
+        if cut.validation is not None:
+            validation = held_out(self.dataset, cut.validation, spec=self.spec, vocabularies=vocabularies)
+        data = TowerData(
+            windows=training_windows(self.dataset, cut.splits, spec=self.spec, vocabularies=vocabularies),
+            validation=validation,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+        )
+        keep_best = ModelCheckpoint(
+            dirpath=directory,
+            filename="best",
+            monitor=None if validation is None else MONITOR,
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+        )
+        callbacks: list[Callback] = [EpochSeed(settings.seed), keep_best]
+        if validation is not None:
+            callbacks.append(EarlyStopping(monitor=MONITOR, mode="max", patience=settings.patience))
+        trainer = self.build_trainer(
+            callbacks=callbacks,
+            logger=self.build_logger(save_dir=str(directory)) if self.build_logger else False,
+            reload_dataloaders_every_n_epochs=1,
+            default_root_dir=str(directory),
+            **({} if epochs is None else {"max_epochs": epochs}),
+        )
+        last = directory / "last.ckpt"
+        logger.info("towers, cut %s: training%s", cut.name, " goes on from a checkpoint" if last.is_file() else "")
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        if validation is None:
+            return module, trainer.current_epoch, {}
+        best = torch.load(keep_best.best_model_path, weights_only=True)
+        module.load_state_dict(best["state_dict"])
+        metrics = {
+            name: float(value) for name, value in trainer.validate(module, datamodule=data, verbose=False)[0].items()
+        }
+        logger.info("towers, cut %s: best epoch %d, %s", cut.name, best["epoch"] + 1, metrics)
+        return module, int(best["epoch"]) + 1, metrics
+
+
+def item_counts(dataset: Dataset, cut: Cut) -> NDArray[np.int64]:
+    """Events of each row of the item table that the cut knows, [R]."""
+    rows = dataset.event_rows()[dataset.events.places(cut.splits)]
+    return np.bincount(rows, minlength=len(dataset.items.catalogue))
+
+
+def neighbour_tables(dataset: Dataset, cut: Cut) -> dict[str, NeighbourTable]:
+    """The other retrievers, fitted on the events that the cut knows."""
+    places = dataset.events.places(cut.splits)
+    queries, rows = dataset.events.query_of(places), dataset.event_rows()[places]
+    num_rows = len(dataset.items.catalogue)
+    return {
+        "transitions": fit_transitions(query_rows=queries, item_rows=rows, num_rows=num_rows),
+        "ease": fit_ease(query_rows=queries, item_rows=rows, num_rows=num_rows).neighbours(),
+    }

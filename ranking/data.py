@@ -1,0 +1,84 @@
+"""Lists for stage 2: candidates of past requests, of which one or more were then chosen.
+
+Owns what a training list is. Where candidates come from is lifecycle's business: the ranker never sees an item that
+stage 1 would not have shown it.
+
+Shapes: N lists, C candidates a list, S tokens, F dense features.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class RankerLists:
+    """N lists of C candidates in the order of retrieval.
+
+    Attributes:
+        candidate_rows: [N, C] ItemRow; 0 where there are fewer than C.
+        tokens: [N, C, S] token ids.
+        dense: [N, C, F] features.
+        relevance: [N, C] graded label of each candidate.
+        num_relevant: [N] relevant items of the request, found by stage 1 or not.
+    """
+
+    candidate_rows: NDArray[np.int64]
+    tokens: NDArray[np.int32]
+    dense: NDArray[np.float32]
+    relevance: NDArray[np.float32]
+    num_relevant: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.candidate_rows)
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """[N, C] true where there is a candidate."""
+        mask: NDArray[np.bool_] = self.candidate_rows > 0
+        return mask
+
+    def take(self, places: NDArray[np.int64]) -> "RankerLists":
+        """Some of the lists."""
+        return RankerLists(
+            candidate_rows=self.candidate_rows[places],
+            tokens=self.tokens[places],
+            dense=self.dense[places],
+            relevance=self.relevance[places],
+            num_relevant=self.num_relevant[places],
+        )
+
+    def learnable(self) -> "RankerLists":
+        """The lists with something to learn: at least one candidate is relevant."""
+        return self.take(np.flatnonzero((self.relevance > 0).any(axis=1)))
+
+    def samples(
+        self, *, num_negatives: int, generator: np.random.Generator, scored: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For each learnable list one relevant candidate and `num_negatives` others, harder ones more often.
+
+        Half of the negatives come from the first quarter of the list, where ranking is decided.
+
+        Args:
+            num_negatives: drawn for each list, without replacement where there are enough.
+            generator: of the draws.
+            scored: [N, C] where a teacher has scored; a list with scored candidates is drawn from those alone.
+
+        Returns:
+            Lists [P] and places of their candidates [P, 1 + num_negatives], the relevant one first.
+        """
+        lists = np.flatnonzero((self.relevance > 0).any(axis=1))
+        places = np.zeros((len(lists), 1 + num_negatives), dtype=np.int64)
+        for n, number in enumerate(lists):
+            relevant = np.flatnonzero(self.relevance[number] > 0)
+            allowed = (self.relevance[number] <= 0) & (self.candidate_rows[number] > 0)
+            if scored is not None and (allowed & scored[number]).any():
+                allowed &= scored[number]
+            others = np.flatnonzero(allowed)
+            places[n, 0] = generator.choice(relevant)
+            weights = np.where(np.arange(len(others)) < len(others) / 4, 3.0, 1.0)
+            places[n, 1:] = generator.choice(
+                others, size=num_negatives, replace=len(others) < num_negatives, p=weights / weights.sum()
+            )
+        return lists, places

@@ -1,0 +1,50 @@
+"""Start the server, ask it for three queries over gRPC and HTTP, measure it, and stop it.
+
+python scripts/demo_requests.py [serving.mode=inprocess] [keep_serving=true]
+"""
+
+import signal
+from pathlib import Path
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from features.dataset import Dataset
+from features.online_store import OnlineStore
+from lifecycle.ask import held_out_asks, measure_latency, show
+from lifecycle.entry import plain_errors
+from lifecycle.report import finish_report
+from lifecycle.serve import serve_settings, serving
+from serving.release import Release
+
+
+def run(cfg: DictConfig) -> None:
+    columns = instantiate(cfg.features.columns, _convert_="all")
+    dataset = Dataset.read(Path(cfg.data_dir), name=cfg.dataset.name, columns=columns)
+    release, store = Release.open(Path(cfg.release_dir)), OnlineStore.open(Path(cfg.store_dir))
+    asks = held_out_asks(dataset)
+    with serving(
+        serve_settings(cfg.serving),
+        release_dir=Path(cfg.release_dir),
+        store_dir=Path(cfg.store_dir),
+        repository_dir=Path(cfg.repository_dir),
+        work_dir=Path(cfg.work_dir),
+    ) as addresses:
+        chosen = [ask for ask in asks if ask.query_id in set(cfg.shown_queries)]
+        print(show(chosen, dataset=dataset, store=store, release=release, addresses=addresses, k=10))
+        latency_ms = measure_latency(asks[: cfg.measured_requests], store=store, addresses=addresses, k=10)
+        print(finish_report(Path(cfg.run_dir), evaluation_dir=Path(cfg.evaluation_dir), latency_ms=latency_ms))
+        if cfg.keep_serving:
+            print(f"the server stays until Ctrl-C: http://{addresses.http}/v1/recommend", flush=True)
+            signal.pause()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="demo_requests")
+def main(cfg: DictConfig) -> None:
+    with plain_errors():
+        run(cfg)
+
+
+if __name__ == "__main__":
+    main()

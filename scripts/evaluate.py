@@ -1,0 +1,62 @@
+"""Measure every system on the test events, by one evaluator.
+
+python scripts/evaluate.py [lists=DIR]     DIR also gets each system's top 100 as parquet
+"""
+
+import json
+from pathlib import Path
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from features.dataset import Dataset
+from lifecycle.candidates import StageOne
+from lifecycle.cuts import FOLD, REFIT
+from lifecycle.entry import plain_errors
+from lifecycle.evaluate import Evaluation
+from lifecycle.steps import Step, read_step
+
+
+def run(cfg: DictConfig) -> None:
+    inputs = [Path(cfg[name]) for name in ("data_dir", "towers_dir", "index_dir", "ranker_dir")]
+
+    def work(directory: Path) -> None:
+        fold, refit = (
+            StageOne.open(cut, towers_dir=Path(cfg.towers_dir), index_dir=Path(cfg.index_dir)) for cut in (FOLD, REFIT)
+        )
+        records = [read_step(path) for path in inputs]
+        columns = instantiate(cfg.features.columns, _convert_="all")
+        Evaluation(
+            dataset=Dataset.read(Path(cfg.data_dir), name=cfg.dataset.name, columns=columns),
+            fold=fold,
+            refit=refit,
+            towers_dir=Path(cfg.towers_dir),
+            ranker_dir=Path(cfg.ranker_dir),
+            num_candidates=cfg.serving.pipeline.num_candidates,
+            num_ranked=cfg.serving.pipeline.num_ranked,
+            teacher_queries=cfg.teacher_queries,
+            teacher_cache=Path(cfg.teacher_cache),
+            seed=cfg.seed,
+            seconds={record["name"]: record["seconds"] for record in records},
+            lists_dir=Path(cfg.lists) if cfg.lists else None,
+        ).run(directory)
+
+    Step(
+        name="evaluate",
+        directory=Path(cfg.evaluation_dir),
+        config={name: cfg[name] for name in ("teacher_queries", "seed", "lists")}
+        | json.loads(json.dumps(dict(cfg.serving.pipeline))),
+        inputs=inputs,
+        rooms=("evaluation", "lifecycle"),
+    ).run(work)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    with plain_errors():
+        run(cfg)
+
+
+if __name__ == "__main__":
+    main()

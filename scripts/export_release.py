@@ -1,0 +1,80 @@
+"""Bundle a release, let it through its parity gates, and publish it: registry, model repository, online store.
+
+python scripts/export_release.py [release_ranker=gradient_boosting]
+"""
+
+from pathlib import Path
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from evaluation.report import read_report
+from features.dataset import Dataset
+from lifecycle.entry import plain_errors
+from lifecycle.export_release import Export
+from lifecycle.publish import publish
+from lifecycle.steps import Step
+from serving.settings import PipelineSettings, TritonSettings, build_settings
+
+
+def run(cfg: DictConfig) -> None:
+    inputs = [Path(cfg[name]) for name in ("data_dir", "towers_dir", "index_dir", "ranker_dir", "evaluation_dir")]
+    data_dir, towers_dir, index_dir, ranker_dir, evaluation_dir = inputs
+    serving = OmegaConf.to_container(cfg.serving, resolve=True)
+    triton = build_settings(TritonSettings, {**serving["triton"], "pipeline": serving["pipeline"]})
+
+    def export(directory: Path) -> None:
+        columns = instantiate(cfg.features.columns, _convert_="all")
+        report = read_report(evaluation_dir / "report.json")
+        Export(
+            dataset=Dataset.read(data_dir, name=cfg.dataset.name, columns=columns),
+            data_dir=data_dir,
+            towers_dir=towers_dir,
+            index_dir=index_dir,
+            ranker_dir=ranker_dir,
+            ranker=cfg.release_ranker,
+            build_towers=instantiate(cfg.towers),
+            report={name: {key: found.value for key, found in own.items()} for name, own in report.systems.items()},
+            settings=build_settings(PipelineSettings, serving["pipeline"]),
+            parity_events=cfg.parity_events,
+            seed=cfg.seed,
+        ).run(directory)
+
+    release_dir = Path(cfg.release_dir)
+    names = ("release_ranker", "parity_events", "seed")
+    Step(
+        name="export_release",
+        directory=release_dir,
+        config={"serving": serving["pipeline"], **{name: cfg[name] for name in names}},
+        inputs=inputs,
+        rooms=("features", "serving"),
+    ).run(export)
+    Step(
+        name="publish",
+        directory=Path(cfg.published_dir),
+        config={"serving": serving, "registry_uri": cfg.registry_uri, "alias": cfg.registry_alias},
+        inputs=[data_dir, release_dir],
+        rooms=("features", "serving"),
+    ).run(
+        lambda directory: publish(
+            release_dir=release_dir,
+            data_dir=data_dir,
+            store_dir=Path(cfg.store_dir),
+            repository_dir=Path(cfg.repository_dir),
+            registry_uri=cfg.registry_uri,
+            alias=cfg.registry_alias,
+            triton=triton,
+            out_dir=directory,
+        )
+    )
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="export_release")
+def main(cfg: DictConfig) -> None:
+    with plain_errors():
+        run(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The main job: from raw logs to recommendations out of a real Triton server.
+
+python scripts/run_pipeline.py [run_dir=outputs/demo] [experiment=NAME] [towers.width=32]
+
+Steps whose inputs did not change are skipped; a run that was killed goes on where it was.
+"""
+
+import logging
+
+import build_index
+import demo_requests
+import evaluate
+import export_release
+import hydra
+import prepare_data
+import train_ranker
+import train_towers
+from omegaconf import DictConfig
+
+from lifecycle.entry import plain_errors
+
+logger = logging.getLogger(__name__)
+
+STEPS = (prepare_data, train_towers, build_index, train_ranker, evaluate, export_release, demo_requests)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="run_pipeline")
+def main(cfg: DictConfig) -> None:
+    with plain_errors():
+        for number, step in enumerate(STEPS, start=1):
+            logger.info("--- %d of %d: %s", number, len(STEPS), (step.__doc__ or "").splitlines()[0])
+            step.run(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The HTTP side of serving: POST /v1/recommend and GET /healthz.
+
+Owns statuses, request ids, what is refused before any work is done, and the process that serves it
+(`python -m serving.gateway --config FILE.json`). How an answer is made is request_flow.py's, its JSON http_schema.py's.
+"""
+
+import argparse
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from features.errors import FeaturesError
+from features.online_store import OnlineStore
+from serving.body_limit import BodyLimit
+from serving.client import AsyncRecommendClient
+from serving.engine import Engine, InProcessEngine
+from serving.errors import ServingError
+from serving.fallback import PopularityFallback
+from serving.http_schema import HealthResponse, RecommendRequest, RecommendResponse, response_of
+from serving.pipeline import Pipeline
+from serving.release import Release
+from serving.request_flow import OnlineFeatures, RequestFlow
+from serving.served_log import ServedLog
+from serving.settings import GatewaySettings, read_settings
+
+REQUEST_ID_HEADER = "x-request-id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def create_app(
+    settings: GatewaySettings,
+    *,
+    features: OnlineFeatures,
+    engine: Engine,
+    fallback: PopularityFallback,
+    release_id: str,
+    titles: Mapping[str, str],
+    served_log: ServedLog | None = None,
+) -> FastAPI:
+    """The application; it closes `engine` and `served_log` when it ends.
+
+    Args:
+        settings: limits and deadline.
+        features: where the queries' features are read.
+        engine: answers from them.
+        fallback: answers without.
+        release_id: of the release that `fallback` and `titles` are of.
+        titles: what a person calls an item, by its id.
+        served_log: keeps each answer.
+    """
+    flow = RequestFlow(
+        features=features,
+        engine=engine,
+        fallback=fallback,
+        release_id=release_id,
+        deadline_s=settings.deadline_ms / 1000.0,
+        served_log=served_log,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await flow.close()
+
+    app = FastAPI(title="twostage", version="1", lifespan=lifespan)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_exception_handler(RequestValidationError, _refuse)
+    app.add_exception_handler(HTTPException, _fail)
+
+    @app.post("/v1/recommend")
+    async def recommend(body: RecommendRequest, request: Request, response: Response) -> RecommendResponse:
+        request_id = _request_id(request)
+        response.headers[REQUEST_ID_HEADER] = request_id
+        now_ms = time.time_ns() // 1_000_000
+        reply = await flow.reply(
+            query_id=body.query_id,
+            k=body.k,
+            requested_at_ms=now_ms if body.requested_at_ms is None else body.requested_at_ms,
+            with_candidates=body.with_candidates,
+            request_id=request_id,
+        )
+        return response_of(reply, request_id=request_id, titles=titles, with_candidates=body.with_candidates)
+
+    @app.get("/healthz")
+    async def healthz() -> HealthResponse:
+        is_ready = await engine.is_ready()
+        return HealthResponse(
+            status="ok" if is_ready else "degraded", engine_ready=is_ready, mode=settings.mode, release_id=release_id
+        )
+
+    return app
+
+
+def _request_id(request: Request) -> str:
+    """The caller's, if it is fit for a log line; else a new one."""
+    given = request.headers.get(REQUEST_ID_HEADER, "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+async def _refuse(request: Request, error: Exception) -> JSONResponse:
+    """422 that names the first wrong field, without echoing what was sent."""
+    first = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": str(error)}
+    path = [str(part) for part in first["loc"][1:]]
+    field = "body" if first.get("type") == "json_invalid" or not path else ".".join(path)
+    return _error(request, status=422, field=field, message=str(first["msg"]))
+
+
+async def _fail(request: Request, error: Exception) -> JSONResponse:
+    """What the framework itself refuses; a body that breaks its parser is 400 there and bad input here."""
+    status, detail = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, str(error))
+    if status == 400:
+        return _error(request, status=422, field="body", message=detail)
+    return _error(request, status=status, field=None, message=detail)
+
+
+def _error(request: Request, *, status: int, field: str | None, message: str) -> JSONResponse:
+    request_id = _request_id(request)
+    return JSONResponse(
+        {"request_id": request_id, "error": {"field": field, "message": message}},
+        status_code=status,
+        headers={REQUEST_ID_HEADER: request_id},
+    )
+
+
+def open_app(settings: GatewaySettings) -> FastAPI:
+    """The application over a release, an online store and the engine that the settings name.
+
+    Raises:
+        ServingError, FeaturesError: what is missing or damaged, see the errors.py of both.
+    """
+    engine: Engine
+    if settings.mode == "inprocess":
+        pipeline = Pipeline.open(settings.release_dir, settings=settings.pipeline)
+        release, engine = pipeline.release, InProcessEngine(pipeline=pipeline)
+    else:
+        release, engine = Release.open(settings.release_dir), AsyncRecommendClient(address=settings.triton_address)
+    return create_app(
+        settings,
+        features=OnlineStore.open(settings.online_store_dir),
+        engine=engine,
+        fallback=PopularityFallback(item_ids=release.popular_item_ids),
+        release_id=release.release_id,
+        titles=release.titles,
+        served_log=ServedLog(settings=settings.served_log) if settings.served_log else None,
+    )
+
+
+def main() -> None:
+    """Serve until SIGTERM or Ctrl-C; requests in flight are answered first."""
+    parser = argparse.ArgumentParser(description="HTTP gateway to recommendations")
+    parser.add_argument("--config", type=Path, required=True, help="json file of serving.settings.GatewaySettings")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = read_settings(GatewaySettings, arguments.config)
+        app = open_app(settings)
+    except (ServingError, FeaturesError) as error:
+        raise SystemExit(f"the gateway cannot start: {error}") from error
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        limit_concurrency=settings.max_concurrent,
+        timeout_graceful_shutdown=5,
+    )
+
+
+if __name__ == "__main__":
+    main()

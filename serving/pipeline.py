@@ -1,0 +1,114 @@
+"""The whole request path on one screen: features -> query tower -> candidates -> ranker -> post-process.
+
+Owns the order of the stages and their times. A batch of requests goes through together; the models run in this process
+or behind the `Models` protocol.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.transforms import QueryFeatures, query_inputs, ranker_inputs
+from serving.models import Models, OnnxModels
+from serving.postprocess import final_order
+from serving.release import Release
+from serving.retrieval import QUERY_TOWER_FILE
+from serving.settings import PipelineSettings
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """Lists for N queries, best first; `candidate_*` are empty unless asked for."""
+
+    item_ids: list[list[str]]
+    scores: list[FloatArray]
+    retrieval_scores: list[FloatArray]
+    retrieval_ranks: list[IntArray]
+    candidate_ids: list[list[str]]
+    candidate_scores: list[FloatArray]
+    stage_ms: dict[str, float]
+
+
+class Pipeline:
+    """Answers requests from one release."""
+
+    def __init__(self, *, release: Release, models: Models, settings: PipelineSettings) -> None:
+        self.release = release
+        self.models = models
+        self.settings = settings
+
+    @classmethod
+    def open(cls, release_dir: Path, *, settings: PipelineSettings, models: Models | None = None) -> "Pipeline":
+        """Open a release; without `models`, its own run in this process."""
+        release = Release.open(release_dir)
+        if models is None:
+            models = OnnxModels(
+                query_tower=release.path / QUERY_TOWER_FILE,
+                ranker=release.ranker_path,
+                num_threads=settings.num_threads,
+            )
+        return cls(release=release, models=models, settings=settings)
+
+    def recommend(self, queries: QueryFeatures, *, k: int, with_candidates: bool = False) -> Recommendations:
+        """Recommend up to k items to each of N queries."""
+        stage1, clock = self.release.stage1, _StageClock()
+        inputs = query_inputs(queries, spec=stage1.spec, vocabularies=stage1.vocabularies, catalogue=stage1.catalogue)
+        clock.end("features")
+        query_embeddings = stage1.embed(inputs, models=self.models)
+        clock.end("query_tower")
+        candidates = stage1.retrieve(inputs, query_embeddings, num_candidates=self.settings.num_candidates)
+        clock.end("retrieve")
+        ranked = slice(0, self.settings.num_ranked)
+        ranker_in = ranker_inputs(
+            inputs,
+            candidates.rows[:, ranked],
+            candidates.scores[:, ranked],
+            spec=stage1.spec,
+            items=stage1.items,
+            statistics=stage1.statistics,
+            special_tokens=stage1.special_tokens,
+        )
+        clock.end("ranker_inputs")
+        ranker_scores = self.models.ranker(tokens=ranker_in.tokens, dense=ranker_in.dense)
+        clock.end("rank")
+        orders = final_order(candidates.rows, ranker_scores, k=k)
+        item_id, retrieval_scores = stage1.catalogue.item_id, candidates.scores[:, :, 0]
+        # What the ranker did not see keeps its place behind the ranked, below the worst of them.
+        below = np.arange(1, candidates.rows.shape[1] - ranker_scores.shape[1] + 1, dtype=np.float32)
+        scores = np.concatenate([ranker_scores, ranker_scores.min(axis=1, keepdims=True) - below], axis=1)
+        lists = Recommendations(
+            item_ids=[
+                [item_id(int(row)) for row in rows[order]] for rows, order in zip(candidates.rows, orders, strict=True)
+            ],
+            scores=[own[order] for own, order in zip(scores, orders, strict=True)],
+            retrieval_scores=[own[order] for own, order in zip(retrieval_scores, orders, strict=True)],
+            retrieval_ranks=[order + 1 for order in orders],
+            candidate_ids=[[item_id(int(row)) for row in rows if row] for rows in candidates.rows]
+            if with_candidates
+            else [],
+            candidate_scores=[own[rows > 0] for own, rows in zip(retrieval_scores, candidates.rows, strict=True)]
+            if with_candidates
+            else [],
+            stage_ms=clock.stage_ms,
+        )
+        clock.end("postprocess")
+        return lists
+
+
+class _StageClock:
+    """Milliseconds of each stage of one call."""
+
+    def __init__(self) -> None:
+        self.stage_ms: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def end(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.stage_ms[stage] = (now - self._last) * 1000.0
+        self._last = now

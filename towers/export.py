@@ -1,0 +1,103 @@
+"""From trained towers to files: ONNX with the feature spec's hash inside, weights as safetensors.
+
+Owns names and dynamic axes of the ONNX inputs; serving/models.py and triton_models/ use the same names.
+"""
+
+import logging
+from pathlib import Path
+
+import onnx
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from towers.model import TwoTower
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "towers.safetensors"
+
+
+def export_onnx(
+    module: nn.Module,
+    arguments: dict[str, torch.Tensor],
+    *,
+    output_name: str,
+    path: Path,
+    spec_hash: str,
+    dynamic_axes: dict[str, tuple[int, ...]] | None = None,
+) -> None:
+    """Write a module as ONNX; the first axis of every input is dynamic, others are by `dynamic_axes`.
+
+    Args:
+        module: called with the values of `arguments` in order.
+        arguments: example inputs by name; at least 2 rows each, or the exporter takes the 1 for a constant.
+        output_name: of its single output.
+        path: file to write.
+        spec_hash: written into the metadata as `spec_hash`.
+        dynamic_axes: further dynamic axes of an input.
+    """
+    extra = dynamic_axes or {}
+    shapes = tuple({axis: torch.export.Dim.DYNAMIC for axis in {0, *extra.get(name, ())}} for name in arguments)
+    program = torch.onnx.export(
+        module.eval(),
+        tuple(arguments.values()),
+        input_names=list(arguments),
+        output_names=[output_name],
+        dynamic_shapes=shapes,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError(f"the ONNX exporter gave nothing for {path.name}")
+    model = program.model_proto
+    onnx.helper.set_model_props(model, {"spec_hash": spec_hash})
+    path.write_bytes(model.SerializeToString())
+    logger.info("%s: %.1f kB", path, path.stat().st_size / 1000)
+
+
+def export_towers(model: TwoTower, directory: Path, *, history_length: int, spec_hash: str) -> None:
+    """Write query_tower.onnx, item_tower.onnx and towers.safetensors."""
+    model = model.cpu().eval()
+    rows = torch.arange(2, 4)
+    items = model.item_table(rows)
+    width = model.embed_items(rows).shape[1]
+    tower = model.query_tower
+    export_onnx(
+        tower,
+        {
+            "history_embeddings": torch.randn(2, history_length, width),
+            "history_mask": torch.ones(2, history_length, dtype=torch.bool),
+            "query_categories": torch.ones(2, len(tower.categories.tables), dtype=torch.int64),
+            "query_numbers": torch.zeros(2, tower.numbers.in_features if tower.numbers is not None else 0),
+        },
+        output_name="query_embedding",
+        path=directory / "query_tower.onnx",
+        spec_hash=spec_hash,
+    )
+    # Triton has no tensors without a batch axis: an item's id comes as [N, 1].
+    export_onnx(
+        _ItemTowerWithIdColumn(model.item_tower),
+        dict(
+            zip(
+                ("item_id", "categories", "numbers", "text_embedding"), (items[0].unsqueeze(1), *items[1:]), strict=True
+            )
+        ),
+        output_name="item_embedding",
+        path=directory / "item_tower.onnx",
+        spec_hash=spec_hash,
+    )
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / WEIGHTS_FILE)
+
+
+class _ItemTowerWithIdColumn(nn.Module):
+    def __init__(self, item_tower: nn.Module) -> None:
+        super().__init__()
+        self.item_tower = item_tower
+
+    def forward(
+        self, item_id: torch.Tensor, categories: torch.Tensor, numbers: torch.Tensor, text_embedding: torch.Tensor
+    ) -> torch.Tensor:
+        embedding: torch.Tensor = self.item_tower(item_id[:, 0], categories, numbers, text_embedding)
+        return embedding

@@ -1,0 +1,127 @@
+"""The two towers together, over one item table.
+
+Owns how rows of the item table become embeddings on both sides. The towers share the item tower: what a query has
+seen and what it may be shown are embedded alike.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from features.spec import FeatureSpec
+from features.transforms import ItemInputs
+from features.vocab import Vocabularies
+from towers.encoders import CausalQueryTower, ItemTower
+
+
+@dataclass(frozen=True)
+class TowerSizes:
+    """What the data says about the shapes of the towers."""
+
+    num_ids: int
+    item_category_sizes: tuple[int, ...]
+    num_item_numbers: int
+    text_width: int
+    query_category_sizes: tuple[int, ...]
+    num_query_numbers: int
+    history_length: int
+
+    @classmethod
+    def of(cls, spec: FeatureSpec, vocabularies: Vocabularies, *, text_width: int) -> "TowerSizes":
+        """Sizes for a spec and what was fitted for it."""
+
+        def sizes(names: tuple[str, ...]) -> tuple[int, ...]:
+            return tuple(len(vocabularies.categories[name]) for name in names)
+
+        return cls(
+            num_ids=len(vocabularies.categories["item_id"]),
+            item_category_sizes=sizes(spec.names("item", "category")),
+            num_item_numbers=len(spec.names("item", "number")),
+            text_width=text_width,
+            query_category_sizes=sizes(spec.names("query", "category")),
+            num_query_numbers=len(spec.names("query", "number")),
+            history_length=spec.history_length,
+        )
+
+
+class ItemTable(nn.Module):
+    """The catalogue's arrays as buffers, so that they move with the module. R rows; text embeddings [R, E]."""
+
+    item_id: Tensor
+    categories: Tensor
+    numbers: Tensor
+    text_embedding: Tensor
+
+    def __init__(self, *, items: ItemInputs, text_embeddings: NDArray[np.float32]) -> None:
+        super().__init__()
+        for name, array in (
+            ("item_id", items.item_id),
+            ("categories", items.categories),
+            ("numbers", items.numbers),
+            ("text_embedding", text_embeddings),
+        ):
+            self.register_buffer(name, torch.tensor(array), persistent=False)
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Item tower inputs of the given rows [N]."""
+        return self.item_id[rows], self.categories[rows], self.numbers[rows], self.text_embedding[rows]
+
+    def __len__(self) -> int:
+        return int(self.item_id.shape[0])
+
+
+class TwoTower(nn.Module):
+    """Query and item embeddings whose inner product is the retrieval score."""
+
+    def __init__(self, *, query_tower: CausalQueryTower, item_tower: ItemTower, item_table: ItemTable) -> None:
+        super().__init__()
+        self.query_tower = query_tower
+        self.item_tower = item_tower
+        self.item_table = item_table
+
+    def embed_items(self, rows: Tensor) -> Tensor:
+        """[N] ItemRow -> [N, D]."""
+        embeddings: Tensor = self.item_tower(*self.item_table(rows))
+        return embeddings
+
+    def embed_catalogue(self) -> Tensor:
+        """Embeddings of all rows of the item table [R, D]."""
+        return self.embed_items(torch.arange(len(self.item_table), device=self.item_table.item_id.device))
+
+
+def build_two_tower(
+    *,
+    sizes: TowerSizes,
+    item_table: ItemTable,
+    width: int = 64,
+    num_blocks: int = 2,
+    num_heads: int = 2,
+    dropout: float = 0.2,
+    id_dropout: float = 0.1,
+) -> TwoTower:
+    """A two-tower model for data of these sizes; conf/towers/*.yaml holds the other arguments."""
+    if width % num_heads:
+        raise ValueError(f"towers.width must be a multiple of towers.num_heads; got {width} and {num_heads}")
+    return TwoTower(
+        query_tower=CausalQueryTower(
+            category_sizes=sizes.query_category_sizes,
+            num_numbers=sizes.num_query_numbers,
+            history_length=sizes.history_length,
+            width=width,
+            num_blocks=num_blocks,
+            num_heads=num_heads,
+            dropout=dropout,
+        ),
+        item_tower=ItemTower(
+            num_ids=sizes.num_ids,
+            category_sizes=sizes.item_category_sizes,
+            num_numbers=sizes.num_item_numbers,
+            text_width=sizes.text_width,
+            width=width,
+            id_dropout=id_dropout,
+        ),
+        item_table=item_table,
+    )

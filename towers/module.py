@@ -1,0 +1,110 @@
+"""The training loop of stage 1: what happens in a step, an epoch's validation, the optimiser.
+
+Owns no layers and no data. Validation ranks the whole catalogue, never a sample of it.
+"""
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from features.vocab import FIRST, PADDING
+from towers.losses import sampled_softmax
+from towers.model import TwoTower
+from towers.negatives import FrequencySampler
+
+
+class TowersModule(pl.LightningModule):
+    """Trains a TwoTower by sampled softmax over every position of every window.
+
+    Args:
+        model: the towers.
+        negatives: where negatives come from.
+        item_counts: [R] training events of each row of the item table.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW.
+        spec_hash: hash of the feature spec, kept in checkpoints.
+    """
+
+    sampling_probability: Tensor
+    is_seen_item: Tensor
+
+    def __init__(
+        self,
+        *,
+        model: TwoTower,
+        negatives: FrequencySampler,
+        item_counts: NDArray[np.int64],
+        learning_rate: float,
+        weight_decay: float,
+        spec_hash: str,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.negatives = negatives
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.spec_hash = spec_hash
+        probability = negatives.probabilities(item_counts.astype(np.float64))
+        self.register_buffer("sampling_probability", torch.from_numpy(probability).float(), persistent=False)
+        self.register_buffer("is_seen_item", torch.from_numpy(item_counts > 0), persistent=False)
+        self._ndcg: list[Tensor] = []
+        self._recall: list[Tensor] = []
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        """Mean loss over the batch's positions that have a target."""
+        history_rows, categories, numbers, targets = batch
+        negatives = self.negatives.sample(self.sampling_probability)
+        # One pass of the item tower over the distinct items of the batch, whatever their role in it.
+        rows, places = torch.unique(
+            torch.cat([history_rows.flatten(), targets.flatten(), negatives.rows]), return_inverse=True
+        )
+        embeddings = self.model.embed_items(rows)
+        history_places, target_places, negative_places = places.split(
+            [history_rows.numel(), targets.numel(), len(negatives.rows)]
+        )
+        states = self.model.query_tower.states(
+            embeddings[history_places].view(*history_rows.shape, -1), history_rows != PADDING, categories, numbers
+        )
+        has_target = targets.flatten() >= FIRST
+        states = states.flatten(0, 1)[has_target]  # [P, D]
+        target_embeddings = embeddings[target_places[has_target]]
+        loss = sampled_softmax(
+            (states * target_embeddings).sum(dim=1),
+            states @ embeddings[negative_places].T,
+            log_expected_count=negatives.log_expected_count,
+            is_target=targets.flatten()[has_target].unsqueeze(1) == negatives.rows.unsqueeze(0),
+        ).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        """Rank of each held-out item among all items seen in training, the query's own earlier items excluded."""
+        history_rows, categories, numbers, targets, seen = batch
+        items = self.model.embed_catalogue()
+        queries = self.model.query_tower(items[history_rows], history_rows != PADDING, categories, numbers)
+        scores = queries @ items.T  # [B, D] @ [D, R] -> [B, R]
+        target_scores = scores.gather(1, targets.unsqueeze(1))
+        scores = scores.masked_fill(~self.is_seen_item, float("-inf")).scatter(1, seen, float("-inf"))
+        # An item without training events can't be found; a tie counts against us.
+        found = self.is_seen_item[targets]
+        better = (scores >= target_scores).sum(dim=1) - 1
+        self._ndcg.append(torch.where(found & (better < 10), 1.0 / torch.log2(better + 2.0), 0.0))
+        self._recall.append((found & (better < 100)).float())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all held-out events."""
+        if self._ndcg:
+            self.log("validation/ndcg@10", torch.cat(self._ndcg).mean(), prog_bar=True)
+            self.log("validation/recall@100", torch.cat(self._recall).mean(), prog_bar=True)
+        self._ndcg.clear()
+        self._recall.clear()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over all parameters."""
+        return torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Keep the feature spec's hash beside the weights."""
+        checkpoint["spec_hash"] = self.spec_hash
