@@ -209,7 +209,8 @@ def ranker_feature_names(
 
 def _retriever_features(scores: FloatArray, present: NDArray[np.bool_]) -> FloatArray:
     """[N, C, 3K]: score, its deviation from the list's mean, and the log of its rank in the list."""
-    weights = present[:, :, None].astype(np.float32)
+    # In fp64: in fp32 the mean of equal scores misses them by a rounding error, which is then all their deviation.
+    weights = present[:, :, None].astype(np.float64)
     total = np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
     mean = (scores * weights).sum(axis=1, keepdims=True) / total
     deviation = np.sqrt((np.square(scores - mean) * weights).sum(axis=1, keepdims=True) / total)

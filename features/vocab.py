@@ -57,7 +57,9 @@ class NumberScale:
         finite = values[np.isfinite(values)]
         if finite.size == 0:
             return cls(mean=0.0, deviation=1.0)
-        return cls(mean=float(finite.mean()), deviation=float(finite.std()) or 1.0)
+        mean, deviation = float(finite.mean()), float(finite.std())
+        # The mean of equal values can miss them by its rounding error, and their deviation is then that error, not 0.
+        return cls(mean=mean, deviation=deviation if deviation > 1e-12 * abs(mean) else 1.0)
 
     def scale(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Standardised values of the same shape, clipped to 5 deviations so that one bad value stays bounded."""

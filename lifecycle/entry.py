@@ -1,6 +1,7 @@
 """How a script ends when something foreseen went wrong: one message, no stack, a meaningful exit status."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,13 @@ from lifecycle.steps import MissingInput
 from serving.errors import ServingError
 
 INTERRUPTED = 130
+# Said by libraries to their own developers, at every run.
+LIBRARY_CHATTER = (
+    r".*isinstance\(treespec, LeafSpec\)",
+    r".*Checkpoint directory .* exists and is not empty",
+    r"Total length of `list` across ranks is zero",
+    r".*does not have many workers",
+)
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +26,10 @@ logger = logging.getLogger(__name__)
 def plain_errors() -> Iterator[None]:
     """Turn the errors that our packages raise on purpose, and Ctrl-C, into an exit with their message."""
     try:
-        yield
+        with warnings.catch_warnings():
+            for message in LIBRARY_CHATTER:
+                warnings.filterwarnings("ignore", message=message)
+            yield
     except (FeaturesError, EvaluationError, ServingError, MissingInput) as error:
         logger.error("%s: %s", type(error).__name__, error)
         raise SystemExit(1) from None

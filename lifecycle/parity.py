@@ -4,6 +4,7 @@ Owns both walks and what is compared; the comparison itself is evaluation/parity
 Feast's online store, the request's tensors, the release as it is opened by a server.
 """
 
+from collections.abc import Iterator
 from dataclasses import fields
 
 import numpy as np
@@ -18,10 +19,8 @@ from ranking.model import Ranker
 from serving.models import open_session
 from serving.pipeline import Pipeline
 from serving.retrieval import ITEM_TOWER_FILE
-from serving.wire import decode_request, encode_request
+from serving.wire import MAX_BATCH, decode_request, encode_request
 from towers.model import TwoTower
-
-MAX_BATCH = 8  # of the wire
 
 
 def transform_parity(
@@ -113,19 +112,25 @@ def _inputs(queries: QueryFeatures, *, pipeline: Pipeline) -> QueryInputs:
 def _arrays(queries: QueryFeatures, *, pipeline: Pipeline, k: int) -> dict[str, NDArray[np.generic]]:
     inputs = _inputs(queries, pipeline=pipeline)
     arrays: dict[str, NDArray[np.generic]] = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
-    lists = pipeline.recommend(queries, k=k)
-    arrays["recommended_ids"] = np.array([own + [""] * (k - len(own)) for own in lists.item_ids])
+    # In the server's batches: a thousand requests at once would need gigabytes in the ranker.
+    lists = [pipeline.recommend(batch, k=k) for batch in _batches(queries)]
+    item_ids = [own for batch in lists for own in batch.item_ids]
+    arrays["recommended_ids"] = np.array([own + [""] * (k - len(own)) for own in item_ids])
     return arrays
+
+
+def _batches(queries: QueryFeatures) -> Iterator[QueryFeatures]:
+    for start in range(0, len(queries), MAX_BATCH):
+        yield QueryFeatures(
+            **{field.name: getattr(queries, field.name)[start : start + MAX_BATCH] for field in fields(queries)}
+        )
 
 
 def _through_the_wire(queries: QueryFeatures, *, pipeline: Pipeline) -> QueryFeatures:
     """What the server decodes of what a client encodes, batch by batch."""
     spec = pipeline.release.spec
     parts = []
-    for start in range(0, len(queries), MAX_BATCH):
-        batch = QueryFeatures(
-            **{field.name: getattr(queries, field.name)[start : start + MAX_BATCH] for field in fields(queries)}
-        )
+    for batch in _batches(queries):
         tensors = encode_request(batch, k=1, with_candidates=False, spec_hash=spec.hash)
         parts.append(decode_request(tensors, spec=spec).queries)
     return QueryFeatures(

@@ -27,6 +27,7 @@ from ranking.student import StudentSizes, student_encoder
 from ranking.teacher import ScoreCache, pretrained_encoder
 from serving.release import RANKER_FILE
 from serving.retrieval import TOKENIZER_FILE
+from towers.text_encoder import checkpoint_directory
 
 logger = logging.getLogger(__name__)
 
@@ -57,19 +58,20 @@ class Fit:
 
 @dataclass(frozen=True)
 class TeacherRecipe:
-    """The teacher: its checkpoint directory, what of it is trained, and how much it scores.
+    """The teacher: its checkpoint, what of it is trained, and how much it scores.
 
     Attributes:
+        checkpoint: a directory in Hugging Face format, or `package:NAME`.
         scored_lists: lists that it scores for the student.
         scored_negatives: candidates of each that it scores beside the relevant one.
     """
 
-    checkpoint: Path
+    checkpoint: str
     trainable_layers: int
     fit: Fit
     scored_lists: int
     scored_negatives: int
-    cache: Path
+    cache: str
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class RankerTraining:
     def _fit_teacher(self, dense: Ranker, lists: RankerLists) -> Ranker:
         recipe = self.teacher
         encoder = pretrained_encoder(
-            recipe.checkpoint,
+            checkpoint_directory(recipe.checkpoint),
             pad_token=self._pad_token,
             dropout=recipe.fit.dropout,
             trainable_layers=recipe.trainable_layers,
@@ -164,7 +166,7 @@ class RankerTraining:
         numbers, places = lists.samples(num_negatives=self.teacher.scored_negatives, generator=generator)
         chosen = np.sort(generator.permutation(len(numbers))[: self.teacher.scored_lists])
         numbers, places = numbers[chosen, None], places[chosen]
-        pairs = ScoreCache(self.teacher.cache).score(
+        pairs = ScoreCache(Path(self.teacher.cache)).score(
             teacher,
             lists.tokens[numbers, places].reshape(places.size, -1),
             lists.dense[numbers, places].reshape(places.size, -1),
@@ -209,11 +211,7 @@ class RankerTraining:
 
     @property
     def _pad_token(self) -> int:
-        return self._tokenizer.pad
-
-    @property
-    def _tokenizer(self) -> TextTokenizer:
-        return TextTokenizer(self.teacher.checkpoint / TOKENIZER_FILE)
+        return TextTokenizer(checkpoint_directory(self.teacher.checkpoint) / TOKENIZER_FILE).pad
 
 
 def _concatenate(first: RankerLists, second: RankerLists) -> RankerLists:

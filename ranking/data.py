@@ -50,8 +50,12 @@ class RankerLists:
         )
 
     def learnable(self) -> "RankerLists":
-        """The lists with something to learn: at least one candidate is relevant."""
-        return self.take(np.flatnonzero((self.relevance > 0).any(axis=1)))
+        """The lists with something to learn: a candidate is relevant and another one is not."""
+        return self.take(self._learnable_places())
+
+    def _learnable_places(self) -> NDArray[np.int64]:
+        is_relevant = self.relevance > 0
+        return np.flatnonzero(is_relevant.any(axis=1) & (self.present & ~is_relevant).any(axis=1))
 
     def samples(
         self, *, num_negatives: int, generator: np.random.Generator, scored: NDArray[np.bool_] | None = None
@@ -68,7 +72,7 @@ class RankerLists:
         Returns:
             Lists [P] and places of their candidates [P, 1 + num_negatives], the relevant one first.
         """
-        lists = np.flatnonzero((self.relevance > 0).any(axis=1))
+        lists = self._learnable_places()
         places = np.zeros((len(lists), 1 + num_negatives), dtype=np.int64)
         for n, number in enumerate(lists):
             relevant = np.flatnonzero(self.relevance[number] > 0)

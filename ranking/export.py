@@ -21,7 +21,7 @@ WEIGHTS_FILE, SIZES_FILE = "ranker.safetensors", "ranker.json"
 
 
 def save_ranker(model: Ranker, directory: Path, *, spec_hash: str) -> None:
-    """Write weights and sizes."""
+    """Write weights, then sizes: a directory that holds the sizes is complete."""
     directory.mkdir(parents=True, exist_ok=True)
     encoder = model.encoder
     sizes = {
@@ -32,8 +32,8 @@ def save_ranker(model: Ranker, directory: Path, *, spec_hash: str) -> None:
         "hidden": model.dense_hidden[0].out_features,
         "segments": model.segments.tolist(),
     }
-    (directory / SIZES_FILE).write_text(json.dumps(sizes, indent=2))
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / WEIGHTS_FILE)
+    (directory / SIZES_FILE).write_text(json.dumps(sizes, indent=2))
 
 
 def load_ranker(directory: Path) -> Ranker:

@@ -163,7 +163,7 @@ def _tree_attributes(trees: list[dict[str, Any]], *, weight: float) -> dict[str,
         columns["nodes_featureids"].append(0 if is_leaf else node["split_feature"])
         columns["nodes_values"].append(0.0 if is_leaf else _float32_not_above(node["threshold"]))
         columns["nodes_modes"].append("LEAF" if is_leaf else "BRANCH_LEQ")
-        columns["nodes_missing_value_tracks_true"].append(0 if is_leaf else int(node["default_left"]))
+        columns["nodes_missing_value_tracks_true"].append(0 if is_leaf else int(_missing_goes_left(node)))
         columns["nodes_truenodeids"].append(0)
         columns["nodes_falsenodeids"].append(0)
         if is_leaf:
@@ -184,6 +184,11 @@ def _tree_attributes(trees: list[dict[str, Any]], *, weight: float) -> dict[str,
     for tree, root in enumerate(trees):
         add(tree, root, 0)
     return columns
+
+
+def _missing_goes_left(node: dict[str, Any]) -> bool:
+    """Where LightGBM sends a NaN: a node that met none in training takes it for 0."""
+    return bool(node["default_left"] if node["missing_type"] != "None" else node["threshold"] >= 0.0)
 
 
 def _float32_not_above(threshold: float) -> float:

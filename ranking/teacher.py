@@ -45,7 +45,7 @@ def pretrained_encoder(
     encoder.load_bert(AutoModel.from_pretrained(directory, local_files_only=True).state_dict())
     if trainable_layers is not None:
         encoder.requires_grad_(False)
-        for layer in encoder.layers[len(encoder.layers) - trainable_layers :]:
+        for layer in encoder.layers[max(len(encoder.layers) - trainable_layers, 0) :]:
             layer.requires_grad_(True)
     return encoder
 

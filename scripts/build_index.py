@@ -6,8 +6,9 @@ python scripts/build_index.py [index=hnsw] [towers_dir=DIR]
 from pathlib import Path
 
 import hydra
+from composed import plain
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lifecycle.build_index import build_indexes
 from lifecycle.entry import plain_errors
@@ -21,7 +22,7 @@ def run(cfg: DictConfig) -> None:
     Step(
         name="build_index",
         directory=Path(cfg.index_dir),
-        config={"index": OmegaConf.to_container(cfg.index, resolve=True)},
+        config=plain(cfg, ["index"]),
         inputs=[Path(cfg.towers_dir)],
         rooms=("towers/index",),
     ).run(work)

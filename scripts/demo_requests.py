@@ -7,10 +7,9 @@ import signal
 from pathlib import Path
 
 import hydra
-from hydra.utils import instantiate
+from composed import dataset_of
 from omegaconf import DictConfig
 
-from features.dataset import Dataset
 from features.online_store import OnlineStore
 from lifecycle.ask import held_out_asks, measure_latency, show
 from lifecycle.entry import plain_errors
@@ -20,8 +19,7 @@ from serving.release import Release
 
 
 def run(cfg: DictConfig) -> None:
-    columns = instantiate(cfg.features.columns, _convert_="all")
-    dataset = Dataset.read(Path(cfg.data_dir), name=cfg.dataset.name, columns=columns)
+    dataset = dataset_of(cfg)
     release, store = Release.open(Path(cfg.release_dir)), OnlineStore.open(Path(cfg.store_dir))
     asks = held_out_asks(dataset)
     with serving(

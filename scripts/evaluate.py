@@ -3,14 +3,12 @@
 python scripts/evaluate.py [lists=DIR]     DIR also gets each system's top 100 as parquet
 """
 
-import json
 from pathlib import Path
 
 import hydra
-from hydra.utils import instantiate
+from composed import dataset_of, plain
 from omegaconf import DictConfig
 
-from features.dataset import Dataset
 from lifecycle.candidates import StageOne
 from lifecycle.cuts import FOLD, REFIT
 from lifecycle.entry import plain_errors
@@ -26,9 +24,8 @@ def run(cfg: DictConfig) -> None:
             StageOne.open(cut, towers_dir=Path(cfg.towers_dir), index_dir=Path(cfg.index_dir)) for cut in (FOLD, REFIT)
         )
         records = [read_step(path) for path in inputs]
-        columns = instantiate(cfg.features.columns, _convert_="all")
         Evaluation(
-            dataset=Dataset.read(Path(cfg.data_dir), name=cfg.dataset.name, columns=columns),
+            dataset=dataset_of(cfg),
             fold=fold,
             refit=refit,
             towers_dir=Path(cfg.towers_dir),
@@ -45,8 +42,7 @@ def run(cfg: DictConfig) -> None:
     Step(
         name="evaluate",
         directory=Path(cfg.evaluation_dir),
-        config={name: cfg[name] for name in ("teacher_queries", "seed", "lists")}
-        | json.loads(json.dumps(dict(cfg.serving.pipeline))),
+        config={**plain(cfg, ("teacher_queries", "seed", "lists")), **plain(cfg.serving, ("pipeline",))},
         inputs=inputs,
         rooms=("evaluation", "lifecycle"),
     ).run(work)

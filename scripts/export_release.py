@@ -6,11 +6,11 @@ python scripts/export_release.py [release_ranker=gradient_boosting]
 from pathlib import Path
 
 import hydra
+from composed import dataset_of, plain
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from evaluation.report import read_report
-from features.dataset import Dataset
 from lifecycle.entry import plain_errors
 from lifecycle.export_release import Export
 from lifecycle.publish import publish
@@ -21,14 +21,13 @@ from serving.settings import PipelineSettings, TritonSettings, build_settings
 def run(cfg: DictConfig) -> None:
     inputs = [Path(cfg[name]) for name in ("data_dir", "towers_dir", "index_dir", "ranker_dir", "evaluation_dir")]
     data_dir, towers_dir, index_dir, ranker_dir, evaluation_dir = inputs
-    serving = OmegaConf.to_container(cfg.serving, resolve=True)
+    serving = plain(cfg, ["serving"])["serving"]
     triton = build_settings(TritonSettings, {**serving["triton"], "pipeline": serving["pipeline"]})
 
     def export(directory: Path) -> None:
-        columns = instantiate(cfg.features.columns, _convert_="all")
         report = read_report(evaluation_dir / "report.json")
         Export(
-            dataset=Dataset.read(data_dir, name=cfg.dataset.name, columns=columns),
+            dataset=dataset_of(cfg),
             data_dir=data_dir,
             towers_dir=towers_dir,
             index_dir=index_dir,

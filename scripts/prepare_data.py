@@ -6,8 +6,9 @@ python scripts/prepare_data.py [dataset=movielens100k] [data_dir=DIR]
 from pathlib import Path
 
 import hydra
+from composed import plain
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from features.prepare import prepare
 from lifecycle.entry import plain_errors
@@ -27,7 +28,7 @@ def run(cfg: DictConfig) -> None:
     Step(
         name="prepare_data",
         directory=Path(cfg.data_dir),
-        config={"dataset": OmegaConf.to_container(cfg.dataset, resolve=True)},
+        config=plain(cfg, ["dataset"]),
         inputs=[],
         rooms=["features"],
     ).run(work)

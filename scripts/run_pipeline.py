@@ -1,6 +1,6 @@
 """The main job: from raw logs to recommendations out of a real Triton server.
 
-python scripts/run_pipeline.py [run_dir=outputs/demo] [experiment=NAME] [towers.width=32]
+python scripts/run_pipeline.py [run_dir=outputs/demo] [until=evaluate] [experiment=NAME] [towers.width=32]
 
 Steps whose inputs did not change are skipped; a run that was killed goes on where it was.
 """
@@ -18,6 +18,7 @@ import train_towers
 from omegaconf import DictConfig
 
 from lifecycle.entry import plain_errors
+from lifecycle.steps import MissingInput
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,10 @@ STEPS = (prepare_data, train_towers, build_index, train_ranker, evaluate, export
 @hydra.main(version_base="1.3", config_path="../conf", config_name="run_pipeline")
 def main(cfg: DictConfig) -> None:
     with plain_errors():
-        for number, step in enumerate(STEPS, start=1):
+        names = [step.__name__ for step in STEPS]
+        if cfg.until not in names:
+            raise MissingInput(f"until: expected one of {', '.join(names)}; got {cfg.until!r}")
+        for number, step in enumerate(STEPS[: names.index(cfg.until) + 1], start=1):
             logger.info("--- %d of %d: %s", number, len(STEPS), (step.__doc__ or "").splitlines()[0])
             step.run(cfg)
 

@@ -6,10 +6,10 @@ python scripts/train_ranker.py [experiment=teacher_long] [ranker.student_sizes.n
 from pathlib import Path
 
 import hydra
+from composed import dataset_of, plain
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from features.dataset import Dataset
 from lifecycle.candidates import StageOne
 from lifecycle.cuts import FOLD
 from lifecycle.entry import plain_errors
@@ -21,20 +21,18 @@ SETTINGS = ("dataset", "features", "ranker", "trainer", "seed")
 
 def run(cfg: DictConfig) -> None:
     def work(directory: Path) -> None:
-        columns = instantiate(cfg.features.columns, _convert_="all")
         RankerTraining(
-            dataset=Dataset.read(Path(cfg.data_dir), name=cfg.dataset.name, columns=columns),
+            dataset=dataset_of(cfg),
             stage_one=StageOne.open(FOLD, towers_dir=Path(cfg.towers_dir), index_dir=Path(cfg.index_dir)),
-            **instantiate(cfg.ranker),
+            **instantiate(cfg.ranker, _convert_="all"),
             build_trainer=instantiate(cfg.trainer),
             seed=cfg.seed,
         ).run(directory)
 
-    settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(SETTINGS)), resolve=True)
     Step(
         name="train_ranker",
         directory=Path(cfg.ranker_dir),
-        config=settings,
+        config=plain(cfg, SETTINGS),
         inputs=[Path(cfg.data_dir), Path(cfg.towers_dir), Path(cfg.index_dir)],
         rooms=("features", "ranking"),
     ).run(work)

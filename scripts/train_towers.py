@@ -6,10 +6,10 @@ python scripts/train_towers.py [experiment=NAME] [towers.width=128] [-m seed=1,2
 from pathlib import Path
 
 import hydra
+from composed import columns_of, dataset_of, plain
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from features.dataset import Dataset
 from features.transforms import ranker_feature_names
 from lifecycle.entry import plain_errors
 from lifecycle.steps import Step
@@ -21,12 +21,12 @@ SETTINGS = ("dataset", "features", "towers", "negatives", "trainer", "optimisati
 
 def run(cfg: DictConfig) -> None:
     def work(directory: Path) -> None:
-        columns = instantiate(cfg.features.columns, _convert_="all")
+        columns = columns_of(cfg)
         names = ranker_feature_names(
             retrievers=RETRIEVERS, item_categories=columns.item_categories, item_numbers=columns.item_numbers
         )
         TowersTraining(
-            dataset=Dataset.read(Path(cfg.data_dir), name=cfg.dataset.name, columns=columns),
+            dataset=dataset_of(cfg),
             columns=columns,
             spec=columns.spec(text=instantiate(cfg.features.text), ranker_features=names),
             text_encoder=instantiate(cfg.features.encoder),
@@ -37,11 +37,10 @@ def run(cfg: DictConfig) -> None:
             build_logger=instantiate(cfg.logger) if cfg.logger else None,
         ).run(directory)
 
-    settings = OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(SETTINGS)), resolve=True)
     Step(
         name="train_towers",
         directory=Path(cfg.towers_dir),
-        config=settings,
+        config=plain(cfg, SETTINGS),
         inputs=[Path(cfg.data_dir)],
         rooms=("features", "towers"),
     ).run(work)

@@ -99,6 +99,7 @@ def build_two_tower(
     width: int = 64,
     num_blocks: int = 2,
     num_heads: int = 2,
+    feed_forward_factor: int = 2,
     dropout: float = 0.2,
     id_dropout: float = 0.1,
 ) -> TwoTower:
@@ -113,6 +114,7 @@ def build_two_tower(
             width=width,
             num_blocks=num_blocks,
             num_heads=num_heads,
+            feed_forward_factor=feed_forward_factor,
             dropout=dropout,
         ),
         item_tower=ItemTower(

@@ -7,6 +7,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from features.vocab import FIRST, PADDING
@@ -101,9 +102,18 @@ class TowersModule(pl.LightningModule):
         self._ndcg.clear()
         self._recall.clear()
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over all parameters."""
-        return torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW; the rate rises for a twentieth of all steps and then falls linearly to a twentieth."""
+        optimiser = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        warm_up = max(num_steps // 20, 1)
+
+        def rate(step: int) -> float:
+            falling = (num_steps - step) / max(num_steps - warm_up, 1)
+            return min((step + 1) / warm_up, max(falling, 0.05))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Keep the feature spec's hash beside the weights."""

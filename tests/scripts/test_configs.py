@@ -1,0 +1,86 @@
+"""Every yaml under conf/ composes, and everything in it that names a class can be built."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+ROOTS = sorted(path.stem for path in CONF.glob("*.yaml"))
+# A group's options are composed by the script that has them all.
+GROUP_ROOT = "run_pipeline"
+OPTIONS = sorted(
+    (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name not in ("experiment", "hydra")
+)
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+def composed(root: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose(config_name=root, overrides=list(overrides), return_hydra_config=True)
+    with open_dict(cfg):
+        # What a running script would fill in.
+        cfg.hydra.runtime.output_dir = "outputs/test"
+        cfg.hydra.job.num = 0
+        cfg.hydra.job.name = root
+        HydraConfig.instance().set_config(cfg)
+        del cfg["hydra"]
+    return cfg
+
+
+def targets(node: object, path: str = "") -> list[tuple[str, DictConfig]]:
+    found: list[tuple[str, DictConfig]] = []
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            found.append((path, node))
+        for name in node:
+            found.extend(targets(node._get_node(name), f"{path}.{name}" if path else str(name)))
+    return found
+
+
+def build_all(cfg: DictConfig) -> list[str]:
+    for path, node in targets(cfg):
+        assert instantiate(node, _convert_="all") is not None, path
+    return [path for path, _ in targets(cfg)]
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_every_script_has_a_config_that_composes_and_builds(root: str) -> None:
+    assert (CONF.parent / "scripts" / f"{root}.py").is_file()
+    cfg = composed(root)
+    OmegaConf.resolve(cfg)
+    build_all(cfg)
+
+
+def test_the_pipeline_has_every_setting_of_every_step() -> None:
+    pipeline = composed("run_pipeline")
+    for root in ("prepare_data", "train_towers", "build_index", "train_ranker", "evaluate", "export_release"):
+        missing = [name for name in composed(root) if name not in pipeline]
+        assert missing == [], root
+
+
+def test_a_step_alone_and_in_the_pipeline_have_the_same_settings() -> None:
+    pipeline = composed("run_pipeline")
+    for root in ("train_towers", "train_ranker", "evaluate", "export_release"):
+        alone = composed(root)
+        for name in alone:
+            if not name.endswith("_dir") and name != "serving":
+                assert alone[name] == pipeline[name], f"{root}: {name}"
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_of_every_group_composes_and_builds(group: str, option: str) -> None:
+    assert build_all(composed(GROUP_ROOT, f"{group}={option}"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_builds(experiment: str) -> None:
+    assert build_all(composed(GROUP_ROOT, f"experiment={experiment}"))
+
+
+def test_an_experiment_changes_what_it_names() -> None:
+    assert composed("train_towers", "experiment=towers_wide").towers.width == 128
+    assert composed("train_towers").towers.width == 64
