@@ -13,6 +13,12 @@ from torch.nn import functional
 from features.vocab import PADDING, UNKNOWN
 
 
+def _initialise(table: nn.Embedding) -> None:
+    nn.init.normal_(table.weight, std=0.02)
+    with torch.no_grad():
+        table.weight[PADDING] = 0.0  # normal_ fills this row too, and no gradient would ever empty it
+
+
 class CategoryEmbedding(nn.Module):
     """Sum over columns of the mean embedding of each column's values.
 
@@ -25,7 +31,7 @@ class CategoryEmbedding(nn.Module):
         super().__init__()
         self.tables = nn.ModuleList(nn.Embedding(size, width, padding_idx=PADDING) for size in sizes)
         for table in self.tables:
-            nn.init.normal_(table.weight, std=0.02)  # type: ignore[arg-type]
+            _initialise(table)  # type: ignore[arg-type]
         self.width = width
 
     def forward(self, values: Tensor) -> Tensor:
@@ -57,7 +63,7 @@ class ItemTower(nn.Module):
     ) -> None:
         super().__init__()
         self.id_embedding = nn.Embedding(num_ids, width, padding_idx=PADDING)
-        nn.init.normal_(self.id_embedding.weight, std=0.02)
+        _initialise(self.id_embedding)
         self.categories = CategoryEmbedding(sizes=category_sizes, width=width)
         self.numbers = nn.Linear(num_numbers, width, bias=False) if num_numbers else None
         self.text = nn.Linear(text_width, width, bias=False) if text_width else None

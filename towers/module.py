@@ -88,8 +88,8 @@ class TowersModule(pl.LightningModule):
         scores = queries @ items.T  # [B, D] @ [D, R] -> [B, R]
         target_scores = scores.gather(1, targets.unsqueeze(1))
         scores = scores.masked_fill(~self.is_seen_item, float("-inf")).scatter(1, seen, float("-inf"))
-        # An item without training events can't be found; a tie counts against us.
-        found = self.is_seen_item[targets]
+        # Neither an item without training events nor one that is not shown again can be found; a tie counts against us.
+        found = self.is_seen_item[targets] & (seen != targets.unsqueeze(1)).all(dim=1)
         better = (scores >= target_scores).sum(dim=1) - 1
         self._ndcg.append(torch.where(found & (better < 10), 1.0 / torch.log2(better + 2.0), 0.0))
         self._recall.append((found & (better < 100)).float())

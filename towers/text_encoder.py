@@ -17,6 +17,8 @@ from transformers import AutoModel, AutoTokenizer
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINT_SUFFIXES = {".json", ".txt", ".safetensors", ".bin"}  # configuration, vocabulary, weights
+
 
 def checkpoint_directory(checkpoint: str) -> Path:
     """Directory of a checkpoint: a path, or `package:NAME` for a package that carries its model in `model/`."""
@@ -66,9 +68,11 @@ class TextEncoder:
     def _cache_path(self, texts: Sequence[str], directory: Path) -> Path | None:
         if self.cache_dir is None:
             return None
-        digest = hashlib.sha256((directory / "config.json").read_bytes())
-        weights = directory / "model.safetensors"
-        digest.update(f"{weights.stat().st_size if weights.is_file() else 0}|{self.max_tokens}".encode())
+        digest = hashlib.sha256(str(self.max_tokens).encode())
+        # All of the weights: a fine-tuned checkpoint has the configuration and the size of the one it came from.
+        for file in sorted(path for path in directory.iterdir() if path.suffix in CHECKPOINT_SUFFIXES):
+            with file.open("rb") as content:
+                digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
         for text in texts:
             digest.update(len(text).to_bytes(8, "little") + text.encode("utf-8", "surrogatepass"))
         return self.cache_dir / f"{digest.hexdigest()[:32]}.npy"

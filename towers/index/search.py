@@ -60,6 +60,8 @@ class ItemIndex:
         """The k items with the largest inner product for each of N queries [N, D]."""
         if query_embeddings.ndim != 2 or query_embeddings.shape[1] != self.width:
             raise ValueError(f"expected query embeddings [N, {self.width}]; got {query_embeddings.shape}")
+        if k < 1:
+            raise ValueError(f"expected k of at least 1; got {k}")
         if not np.isfinite(query_embeddings).all():
             raise ValueError("query embeddings hold NaN or infinity; check the query tower's inputs")
         scores, rows = self._index.search(np.ascontiguousarray(query_embeddings, dtype=np.float32), k)
