@@ -97,11 +97,17 @@ def verify(path: Path) -> dict[str, Any]:
         )
     try:
         manifest: dict[str, Any] = json.loads(manifest_path.read_text())
-        files: dict[str, str] = manifest["files"]
+        files, got_id, _ = dict(manifest["files"]), manifest["release_id"], manifest["spec_hash"]
     except (ValueError, KeyError, TypeError) as error:
         raise ReleaseDamaged(
             f"{manifest_path} is not a readable manifest ({error}); export the release again"
         ) from error
+    expected_id = _release_id(files)
+    if got_id != expected_id:
+        raise ReleaseDamaged(
+            f"{manifest_path} is damaged: the files that it names make release {expected_id} but it says {got_id}; "
+            "restore it or export again"
+        )
     for name, expected in files.items():
         file = path / name
         if not file.is_file():
@@ -125,14 +131,18 @@ def seal(directory: Path, *, facts: Mapping[str, Any]) -> str:
     files = {
         str(file.relative_to(directory)): hash_file(file)
         for file in sorted(directory.rglob("*"))
-        if file.is_file() and file.name != MANIFEST_FILE
+        if file.is_file() and file != directory / MANIFEST_FILE
     }
-    release_id = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+    release_id = _release_id(files)
     manifest = {"release_id": release_id, **facts, "files": files}
     (directory / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2, sort_keys=True))
     _sync_tree(directory)
     logger.info("release %s: %d files", release_id, len(files))
     return release_id
+
+
+def _release_id(files: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _sync_tree(directory: Path) -> None:

@@ -100,11 +100,13 @@ class TowerData(pl.LightningDataModule):
         """
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
         tensors = TensorDataset(*query_tensors(self.windows.inputs), torch.from_numpy(self.windows.targets))
+        # Drawn here and not by the loader: Lightning makes its iterator once or, unless it resumes, twice in an epoch.
+        order = torch.randperm(len(tensors), generator=torch.Generator().manual_seed(self.seed * 100_003 + epoch))
         return DataLoader(
             tensors,
             batch_size=self.batch_size,
-            shuffle=True,
-            generator=torch.Generator().manual_seed(self.seed * 100_003 + epoch),
+            sampler=order.tolist(),
+            generator=torch.Generator(),  # of its own, so that iterators draw nothing from that of the negatives
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -170,9 +170,7 @@ def test_a_threshold_between_neighbouring_floats_keeps_them_apart(
     np.testing.assert_allclose(onnx_scores(trees, tmp_path / "ranker.onnx", dense), expected, atol=1e-5)
 
 
-def test_trees_without_a_split_are_exported_too(
-    train: RankerLists, validation: RankerLists, tmp_path: Path
-) -> None:
+def test_trees_without_a_split_are_exported_too(train: RankerLists, validation: RankerLists, tmp_path: Path) -> None:
     recipe = replace(RECIPE, min_samples_leaf=10_000)  # more than there are
     trees = recipe.fit(train, validation, feature_names=NAMES)
     assert len(thresholds_of(trees)) == 0

@@ -76,9 +76,7 @@ def test_a_student_that_differs_by_a_constant_has_nothing_to_learn(
     scores: list[float], shift: float, temperature: float
 ) -> None:
     teacher = torch.tensor([scores])
-    assert_close(
-        distillation(teacher + shift, teacher, temperature=temperature), torch.zeros(1), rtol=0.0, atol=1e-3
-    )
+    assert_close(distillation(teacher + shift, teacher, temperature=temperature), torch.zeros(1), rtol=0.0, atol=1e-3)
     assert distillation(teacher, teacher, temperature=temperature).item() == 0.0
 
 

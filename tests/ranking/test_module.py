@@ -33,7 +33,7 @@ class Recorder(pl.Callback):
         self.losses: list[float] = []
         self.batches: list[tuple[torch.Tensor, ...]] = []
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         self.losses.append(float(outputs["loss"]))
         self.batches.append(batch)
 
@@ -98,9 +98,7 @@ def fit(
 
 def test_the_same_seed_gives_the_same_losses(build_ranker: BuildRanker, build_lists: BuildLists) -> None:
     lists = build_lists(num_lists=24)
-    first, second, other = (
-        fit(build_ranker(), lists, Recipe(epochs=2, seed=seed)).losses for seed in (0, 0, 1)
-    )
+    first, second, other = (fit(build_ranker(), lists, Recipe(epochs=2, seed=seed)).losses for seed in (0, 0, 1))
     assert first == second
     assert first != other
 

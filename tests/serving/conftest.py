@@ -1,5 +1,5 @@
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +73,23 @@ def tiny_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.loader.exec_module(module)
     module.build_tiny_release(directory, generator=np.random.default_rng(0))
     return directory
+
+
+@pytest.fixture(scope="session")
+def build_queries() -> Callable[[list[list[str]]], QueryFeatures]:
+    """Queries of the tiny release with these histories, which differ in all else too; some values are missing."""
+
+    def build(histories: list[list[str]]) -> QueryFeatures:
+        now_ms, num = 1_000_000_000_000, len(histories)
+        return QueryFeatures(
+            history_item_ids=histories,
+            history_values=[[1.0 + place % 5 for place in range(len(history))] for history in histories],
+            history_at_ms=[
+                [now_ms - 60_000 * (len(history) - place) for place in range(len(history))] for history in histories
+            ],
+            categories=[[("F", "M", "")[n % 3], ("artist", "nobody")[n % 2]] for n in range(num)],
+            numbers=[[float("nan") if n % 3 == 2 else 20.0 + n] for n in range(num)],
+            requested_at_ms=[now_ms + n for n in range(num)],
+        )
+
+    return build
