@@ -94,7 +94,7 @@ class Export:
         item_ids = [stage1.catalogue.item_id(int(row)) for row in order if row >= FIRST]
         (out_dir / POPULAR_FILE).write_text(json.dumps(item_ids[:1000]))
         titles = dict(zip(self.dataset.items.catalogue.item_ids, self.dataset.titles, strict=True))
-        (out_dir / TITLES_FILE).write_text(json.dumps(titles, ensure_ascii=False))
+        (out_dir / TITLES_FILE).write_text(json.dumps(titles, ensure_ascii=False), encoding="utf-8")
 
     def _facts(self) -> dict[str, Any]:
         events = self.dataset.events

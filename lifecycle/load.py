@@ -39,24 +39,29 @@ def closed_loop(requests: Sequence[QueryFeatures], *, address: str, spec_hash: s
     start = threading.Barrier(clients + 1)
 
     def work(number: int) -> None:
-        with RecommendClient(address=address, deadline_s=DEADLINE_S) as client:
-            client.recommend(requests[number], k=k, spec_hash=spec_hash)  # opens the connection
-            start.wait()
-            for request in requests[number::clients]:
-                if failures:
-                    return
-                started = time.perf_counter()
-                try:
+        try:
+            with RecommendClient(address=address, deadline_s=DEADLINE_S) as client:
+                client.recommend(requests[number % len(requests)], k=k, spec_hash=spec_hash)  # opens the connection
+                start.wait()
+                for request in requests[number::clients]:
+                    if failures:
+                        return
+                    started = time.perf_counter()
                     client.recommend(request, k=k, spec_hash=spec_hash)
-                except Exception as error:  # handed to the caller, whatever it is
-                    failures.append(error)
-                    return
-                spent[number].append(1000.0 * (time.perf_counter() - started))
+                    spent[number].append(1000.0 * (time.perf_counter() - started))
+        except threading.BrokenBarrierError:  # another client failed before the start
+            return
+        except Exception as error:  # handed to the caller, whatever it is
+            failures.append(error)
+            start.abort()
 
     threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(clients)]
     for thread in threads:
         thread.start()
-    start.wait(timeout=DEADLINE_S * 3)
+    try:
+        start.wait(timeout=DEADLINE_S * 3)
+    except threading.BrokenBarrierError:
+        raise (failures[0] if failures else TimeoutError("the clients did not get ready")) from None
     began = time.perf_counter()
     for thread in threads:
         thread.join()

@@ -18,6 +18,7 @@ from features.dataset import Dataset
 from features.spec import FeatureSpec
 from features.text import TextTokenizer
 from lifecycle.candidates import StageOne
+from lifecycle.interrupts import interruptible
 from ranking.data import RankerLists
 from ranking.export import export_ranker, load_ranker, save_ranker
 from ranking.gradient_boosting import BoostedTrees, GradientBoosting
@@ -139,7 +140,7 @@ class RankerTraining:
             dropout=dropout,
         )
         if dense is not None:
-            ranker.load_state_dict(dense.state_dict(), strict=False)
+            ranker.take_dense_part(dense)
         return ranker
 
     def _fit_teacher(self, dense: Ranker, lists: RankerLists) -> Ranker:
@@ -204,9 +205,8 @@ class RankerTraining:
         trainer = self.build_trainer(
             max_epochs=fit.epochs, logger=False, enable_checkpointing=False, reload_dataloaders_every_n_epochs=1
         )
-        trainer.fit(module, datamodule=data)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        with interruptible(trainer):
+            trainer.fit(module, datamodule=data)
         return model.eval()
 
     @property

@@ -24,6 +24,7 @@ from features.text import TextTokenizer
 from features.transforms import item_inputs, item_texts
 from features.vocab import Vocabularies
 from lifecycle.cuts import CUTS, Cut
+from lifecycle.interrupts import interruptible
 from serving.retrieval import write_tables
 from towers.data import TowerData, held_out, training_windows
 from towers.export import export_towers
@@ -165,16 +166,15 @@ class TowersTraining:
         )
         last = directory / "last.ckpt"
         logger.info("towers, cut %s: training%s", cut.name, " goes on from a checkpoint" if last.is_file() else "")
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        with interruptible(trainer):
+            trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None)
         if validation is None:
             return module, trainer.current_epoch, {}
         best = torch.load(keep_best.best_model_path, weights_only=True)
         module.load_state_dict(best["state_dict"])
-        metrics = {
-            name: float(value) for name, value in trainer.validate(module, datamodule=data, verbose=False)[0].items()
-        }
+        with interruptible(trainer):
+            found = trainer.validate(module, datamodule=data, verbose=False)[0]
+        metrics = {name: float(value) for name, value in found.items()}
         logger.info("towers, cut %s: best epoch %d, %s", cut.name, best["epoch"] + 1, metrics)
         return module, int(best["epoch"]) + 1, metrics
 

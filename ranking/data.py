@@ -60,9 +60,9 @@ class RankerLists:
     def samples(
         self, *, num_negatives: int, generator: np.random.Generator, scored: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For each learnable list one relevant candidate and `num_negatives` others, harder ones more often.
+        """For each learnable list one relevant candidate and `num_negatives` others, all equally likely.
 
-        Half of the negatives come from the first quarter of the list, where ranking is decided.
+        Drawing the first of the list more often teaches that they are worse than they are (docs/log.md).
 
         Args:
             num_negatives: drawn for each list, without replacement where there are enough.
@@ -81,8 +81,5 @@ class RankerLists:
                 allowed &= scored[number]
             others = np.flatnonzero(allowed)
             places[n, 0] = generator.choice(relevant)
-            weights = np.where(np.arange(len(others)) < len(others) / 4, 3.0, 1.0)
-            places[n, 1:] = generator.choice(
-                others, size=num_negatives, replace=len(others) < num_negatives, p=weights / weights.sum()
-            )
+            places[n, 1:] = generator.choice(others, size=num_negatives, replace=len(others) < num_negatives)
         return lists, places

@@ -4,6 +4,7 @@ Owns its training and its export as ONNX with the inputs and output of any other
 """
 
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,13 @@ class BoostedTrees:
         return {names[place]: float(gains[place] / max(gains.sum(), 1e-12)) for place in order}
 
     def save(self, directory: Path) -> None:
-        """Write LightGBM's own text format, one file a seed."""
-        directory.mkdir(parents=True, exist_ok=True)
+        """Write LightGBM's own text format, one file a seed; the directory appears with all of them."""
+        partial = directory.with_name(f".{directory.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         for number, booster in enumerate(self.boosters):
-            booster.save_model(str(directory / f"trees_{number}.txt"))
+            booster.save_model(str(partial / f"trees_{number}.txt"))
+        partial.rename(directory)
 
     @classmethod
     def load(cls, directory: Path) -> "BoostedTrees":

@@ -163,6 +163,15 @@ class Ranker(nn.Module):
         self.dense_mean.copy_(torch.from_numpy(flat.mean(axis=0)))
         self.dense_deviation.copy_(torch.from_numpy(np.maximum(flat.std(axis=0), 1e-3)))
 
+    def take_dense_part(self, dense: "Ranker") -> None:
+        """Start from the dense part of another ranker and keep it: what is learnt from now on is the text's part.
+
+        Trained further on the few candidates that a text model can afford, the dense part forgets (docs/log.md).
+        """
+        self.load_state_dict(dense.state_dict(), strict=False)
+        for part in (self.dense_hidden, self.dense_score):
+            part.requires_grad_(False)
+
     def dense_part(self, dense: Tensor) -> tuple[Tensor, Tensor]:
         """[..., F] -> hidden [..., hidden] and score [...]; a NaN counts as the mean, an outlier as 8 deviations."""
         scaled = torch.nan_to_num((dense - self.dense_mean) / self.dense_deviation, nan=0.0).clamp(-8.0, 8.0)

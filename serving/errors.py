@@ -1,4 +1,3 @@
-
 """Everything serving raises on purpose.
 
     ServingError

@@ -81,7 +81,9 @@ class Pipeline:
         item_id, retrieval_scores = stage1.catalogue.item_id, candidates.scores[:, :, 0]
         # What the ranker did not see keeps its place behind the ranked, below the worst of them.
         below = np.arange(1, candidates.rows.shape[1] - ranker_scores.shape[1] + 1, dtype=np.float32)
-        scores = np.concatenate([ranker_scores, ranker_scores.min(axis=1, keepdims=True) - below], axis=1)
+        lowest = np.min(ranker_scores, axis=1, keepdims=True, where=np.isfinite(ranker_scores), initial=np.inf)
+        unseen_scores = np.where(np.isfinite(lowest), lowest, 0.0) - below
+        scores = np.concatenate([ranker_scores, unseen_scores], axis=1)
         lists = Recommendations(
             item_ids=[
                 [item_id(int(row)) for row in rows[order]] for rows, order in zip(candidates.rows, orders, strict=True)

@@ -62,8 +62,8 @@ class Release:
             release_id=manifest["release_id"],
             manifest=manifest,
             stage1=stage1,
-            popular_item_ids=json.loads((path / POPULAR_FILE).read_text()),
-            titles=json.loads((path / TITLES_FILE).read_text()),
+            popular_item_ids=json.loads((path / POPULAR_FILE).read_text(encoding="utf-8")),
+            titles=json.loads((path / TITLES_FILE).read_text(encoding="utf-8")),
         )
 
     @property
@@ -96,7 +96,7 @@ def verify(path: Path) -> dict[str, Any]:
             f"{manifest_path} is missing: {path} is not a release; export one: scripts/export_release.py"
         )
     try:
-        manifest: dict[str, Any] = json.loads(manifest_path.read_text())
+        manifest: dict[str, Any] = json.loads(manifest_path.read_text(encoding="utf-8"))
         files, got_id, _ = dict(manifest["files"]), manifest["release_id"], manifest["spec_hash"]
     except (ValueError, KeyError, TypeError) as error:
         raise ReleaseDamaged(
@@ -135,7 +135,7 @@ def seal(directory: Path, *, facts: Mapping[str, Any]) -> str:
     }
     release_id = _release_id(files)
     manifest = {"release_id": release_id, **facts, "files": files}
-    (directory / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2, sort_keys=True))
+    (directory / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
     _sync_tree(directory)
     logger.info("release %s: %d files", release_id, len(files))
     return release_id

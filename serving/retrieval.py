@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,11 +75,15 @@ class Stage1:
             # asarray drops the memmap subclass, whose every slice is slow, and keeps the mapping.
             return np.asarray(np.load(arrays / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
+        def document(name: str) -> Any:
+            # Triton's stub reads files as ASCII unless told otherwise, whatever its locale says.
+            return json.loads((directory / name).read_text(encoding="utf-8"))
+
         tokenizer = TextTokenizer(directory / TOKENIZER_FILE)
         return cls(
-            spec=FeatureSpec.from_json(json.loads((directory / SPEC_FILE).read_text())),
-            vocabularies=Vocabularies.from_json(json.loads((directory / VOCABULARIES_FILE).read_text())),
-            catalogue=Catalogue(item_ids=tuple(json.loads((directory / ITEM_IDS_FILE).read_text()))),
+            spec=FeatureSpec.from_json(document(SPEC_FILE)),
+            vocabularies=Vocabularies.from_json(document(VOCABULARIES_FILE)),
+            catalogue=Catalogue(item_ids=tuple(document(ITEM_IDS_FILE))),
             items=ItemInputs(**{name: array(name) for name in ITEM_ARRAYS}),  # type: ignore[arg-type]
             item_embeddings=array("item_embeddings").astype(np.float32, copy=False),
             statistics=ItemStatistics(
@@ -148,7 +153,7 @@ def write_tables(
         (VOCABULARIES_FILE, vocabularies.to_json()),
         (ITEM_IDS_FILE, list(catalogue.item_ids)),
     ):
-        (directory / file).write_text(json.dumps(document, ensure_ascii=False))
+        (directory / file).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     for name, table in neighbours.items():
         table.save(directory / RETRIEVERS_DIR / name)
     (directory / TOKENIZER_FILE).write_bytes(tokenizer_json.read_bytes())

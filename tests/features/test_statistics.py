@@ -78,9 +78,7 @@ def test_days_longer_ago_than_a_year_count_as_a_year():
     assert column(item_days([(2, 0, 1)]).as_of(10_000), "age_days")[2] == NEVER_DAYS
 
 
-events_of_items = st.lists(
-    st.tuples(st.integers(0, NUM_ROWS - 1), st.integers(0, 450), st.integers(0, 5)), max_size=30
-)
+events_of_items = st.lists(st.tuples(st.integers(0, NUM_ROWS - 1), st.integers(0, 450), st.integers(0, 5)), max_size=30)
 
 
 @given(events_of_items, st.integers(0, 460))

@@ -378,7 +378,9 @@ def test_the_names_cover_every_dense_feature():
 @pytest.mark.parametrize("num_retrievers", [1, 3])
 def test_the_names_cover_every_dense_feature_of_other_specs(num_categories, num_numbers, num_retrievers):
     columns = replace(
-        COLUMNS, item_categories=COLUMNS.item_categories[:num_categories], item_numbers=("year", "runtime")[:num_numbers]
+        COLUMNS,
+        item_categories=COLUMNS.item_categories[:num_categories],
+        item_numbers=("year", "runtime")[:num_numbers],
     )
     names = ranker_feature_names(
         retrievers=("towers", "ease", "knn")[:num_retrievers],
@@ -466,7 +468,9 @@ def test_statistics_of_later_ticks_change_nothing():
     values[2] += 1000.0
     later = replace(STATISTICS_AT, values=values)
     candidates = np.array([[2, 3]])
-    np.testing.assert_array_equal(ranked(queries, candidates, statistics=later).dense, ranked(queries, candidates).dense)
+    np.testing.assert_array_equal(
+        ranked(queries, candidates, statistics=later).dense, ranked(queries, candidates).dense
+    )
 
 
 def test_every_candidate_carries_what_is_known_of_its_query():
@@ -552,7 +556,9 @@ def test_affinities_and_differences_equal_a_slow_recomputation(request_, seed):
                 for span, length in (("long", HISTORY_LENGTH), ("short", 5)):
                     np.testing.assert_allclose(
                         dense_of(made, f"{name}_affinity_{span}")[n, c],
-                        slow_affinity(history, candidate, categories=items.categories[:, column], mask=mask, span=length),
+                        slow_affinity(
+                            history, candidate, categories=items.categories[:, column], mask=mask, span=length
+                        ),
                         atol=1e-6,
                     )
             expected = abs(float(items.numbers[candidate, 0]) - sum(recent) / max(len(recent), 1))

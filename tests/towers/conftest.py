@@ -30,16 +30,17 @@ class World:
 
     def model(self, *, seed: int, dropout: float = 0.0, id_dropout: float = 0.0, width: int = 8) -> TwoTower:
         texts = np.random.default_rng(0).normal(size=(len(self.dataset.items.catalogue), TEXT_WIDTH))
-        torch.manual_seed(seed)
-        return build_two_tower(
-            sizes=TowerSizes.of(self.spec, self.vocabularies, text_width=TEXT_WIDTH),
-            item_table=ItemTable(items=self.items, text_embeddings=texts.astype(np.float32)),
-            width=width,
-            num_blocks=1,
-            num_heads=2,
-            dropout=dropout,
-            id_dropout=id_dropout,
-        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return build_two_tower(
+                sizes=TowerSizes.of(self.spec, self.vocabularies, text_width=TEXT_WIDTH),
+                item_table=ItemTable(items=self.items, text_embeddings=texts.astype(np.float32)),
+                width=width,
+                num_blocks=1,
+                num_heads=2,
+                dropout=dropout,
+                id_dropout=id_dropout,
+            )
 
     def module(self, model: TwoTower, *, learning_rate: float = 0.01, num_negatives: int = 16) -> TowersModule:
         places = self.dataset.events.places(["train"])
@@ -151,9 +152,7 @@ def ring() -> World:
     """
     item_ids = [f"i{number:02}" for number in range(30)]
     histories = {
-        f"q{start:02}": [
-            (item_ids[(start + step) % 30], "train" if step < 6 else "validation") for step in range(7)
-        ]
+        f"q{start:02}": [(item_ids[(start + step) % 30], "train" if step < 6 else "validation") for step in range(7)]
         for start in range(60)
     }
     return _build_world(histories, item_ids=item_ids, history_length=8)

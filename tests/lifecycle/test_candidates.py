@@ -1,0 +1,199 @@
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from features.dataset import Dataset
+from features.spec import FeatureColumns, TextLayout
+from features.statistics import ItemStatistics
+from features.text import TextTokenizer
+from features.transforms import item_inputs, ranker_feature_names
+from lifecycle.candidates import Requests, StageOne
+from lifecycle.cuts import FOLD
+from lifecycle.train_towers import neighbour_tables
+from ranking.data import RankerLists
+from serving.retrieval import RETRIEVERS, Stage1
+from towers.index.build import FlatBuilder
+
+ITEM_IDS = [f"i{number}" for number in range(12)]
+COLUMNS = FeatureColumns(
+    query_categories=("gender",),
+    query_numbers=("age",),
+    item_categories=("colour",),
+    item_numbers=("size",),
+    item_texts=("title",),
+    history_length=4,
+    min_category_count=1,
+)
+# Three queries walk through the items, half a day an event; the ranker learns from the event on day 3.
+EVENTS = [
+    (f"q{query}", ITEM_IDS[(2 * query + place) % 12], place / 2, "train", 1.0 + (query + place) % 5)
+    for query in range(3)
+    for place in range(6)
+] + [(f"q{query}", ITEM_IDS[(2 * query + 6) % 12], 3.25, "ranking", 4.0) for query in range(3)]
+
+
+class MeanTower:
+    """A query tower without weights."""
+
+    def query_tower(
+        self,
+        *,
+        history_embeddings: NDArray[np.float32],
+        history_mask: NDArray[np.bool_],
+        query_categories: NDArray[np.int64],
+        query_numbers: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        return (history_embeddings * history_mask[:, :, None]).mean(axis=1)
+
+    def ranker(self, *, tokens: NDArray[np.int64], dense: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise AssertionError("candidates need no ranker")
+
+
+@pytest.fixture(scope="module")
+def dataset(build_dataset: Callable[..., Dataset]) -> Dataset:
+    return build_dataset(EVENTS, item_ids=ITEM_IDS)
+
+
+@pytest.fixture(scope="module")
+def stage_one(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> StageOne:
+    """Fitted on the fold of EVENTS, once; later events come to be known, but not to the models."""
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "film": 4}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(path))
+    names = ranker_feature_names(retrievers=RETRIEVERS, item_categories=("colour",), item_numbers=("size",))
+    spec = COLUMNS.spec(text=TextLayout(history_items=1, history_tokens=2, candidate_tokens=2), ranker_features=names)
+    vocabularies = dataset.fit_vocabularies(FOLD.splits, columns=COLUMNS)
+    embeddings = np.random.default_rng(0).normal(size=(len(ITEM_IDS) + 2, 4)).astype(np.float32)
+    embeddings[:2] = 0.0
+    stage1 = Stage1(
+        spec=spec,
+        vocabularies=vocabularies,
+        catalogue=dataset.items.catalogue,
+        items=item_inputs(dataset.items, spec=spec, vocabularies=vocabularies, tokenizer=TextTokenizer(path)),
+        item_embeddings=embeddings,
+        statistics=ItemStatistics(ticks_at_ms=np.zeros(1, np.int64), values=np.zeros((1, 14, 6), np.float32)),
+        index=FlatBuilder().build(embeddings[2:], np.arange(2, len(embeddings))),
+        neighbours=neighbour_tables(dataset, FOLD),
+        special_tokens=(1, 2),
+    )
+    return StageOne(cut=FOLD, stage1=stage1, models=MeanTower())  # type: ignore[arg-type]
+
+
+def asked(stage_one: StageOne, dataset: Dataset, *, num_candidates: int = 8) -> Requests:
+    return stage_one.ask(dataset, dataset.events.places(["ranking"]), num_candidates=num_candidates)
+
+
+def lists_of(stage_one: StageOne, dataset: Dataset, *, num_ranked: int = 5) -> RankerLists:
+    return stage_one.lists(dataset, asked(stage_one, dataset), num_ranked=num_ranked, relevance={})
+
+
+def test_a_request_is_a_query_strictly_before_its_event(stage_one: StageOne, dataset: Dataset) -> None:
+    requests = asked(stage_one, dataset)
+    rows = dataset.event_rows()
+    for n, place in enumerate(requests.places):
+        assert requests.targets[n] == rows[place]
+        assert requests.inputs.requested_at_ms[n] == dataset.events.at_ms[place]
+        assert requests.inputs.history_rows[n].tolist() == rows[place - 4 : place].tolist()
+
+
+def test_candidates_are_new_to_their_query(stage_one: StageOne, dataset: Dataset) -> None:
+    requests = asked(stage_one, dataset)
+    for rows, seen in zip(requests.candidates.rows, requests.inputs.seen_rows, strict=True):
+        found = rows[rows > 0]
+        assert set(found) & set(seen) == set()
+        assert len(found) == 12 - 6  # of 12 items a query has had 6
+        assert rows[len(found) :].tolist() == [0, 0]
+
+
+def test_some_of_the_requests_are_those_requests(stage_one: StageOne, dataset: Dataset) -> None:
+    requests, places = asked(stage_one, dataset), np.array([2, 0])
+    some = requests.take(places)
+    np.testing.assert_array_equal(some.places, requests.places[places])
+    np.testing.assert_array_equal(some.targets, requests.targets[places])
+    np.testing.assert_array_equal(some.candidates.scores, requests.candidates.scores[places])
+    np.testing.assert_array_equal(some.inputs.history_rows, requests.inputs.history_rows[places])
+
+
+def test_the_chosen_item_alone_is_relevant_by_its_grade(stage_one: StageOne, dataset: Dataset) -> None:
+    requests = asked(stage_one, dataset)
+    places = requests.places.tolist()
+    lists = stage_one.lists(dataset, requests, num_ranked=6, relevance={places[0]: 0.25, places[1]: 2.0})
+    # all six items that a query has not had are candidates, so the chosen one is among them
+    assert lists.relevance.sum(axis=1).tolist() == [0.25, 2.0, 1.0]
+    np.testing.assert_array_equal(lists.relevance > 0, lists.candidate_rows == requests.targets[:, None])
+    assert lists.num_relevant.tolist() == [1, 1, 1]
+
+
+def test_a_list_is_the_first_of_the_candidates_and_keeps_a_chosen_item_beyond_it_out(
+    stage_one: StageOne, dataset: Dataset
+) -> None:
+    whole, short = (lists_of(stage_one, dataset, num_ranked=num) for num in (6, 2))
+    np.testing.assert_array_equal(short.candidate_rows, whole.candidate_rows[:, :2])
+    assert short.relevance.shape == (3, 2)
+    np.testing.assert_array_equal(short.relevance, whole.relevance[:, :2])
+    assert short.num_relevant.tolist() == [1, 1, 1]
+
+
+def test_popularity_is_that_of_the_last_tick_from_the_splits_of_the_cut(
+    stage_one: StageOne, dataset: Dataset
+) -> None:
+    lists = lists_of(stage_one, dataset)
+    counts = lists.dense[:, :, stage_one.stage1.spec.names("ranker", "number").index("item_count_all")]
+    for n, row in np.ndindex(*lists.candidate_rows.shape):
+        item_id = dataset.items.catalogue.item_id(int(lists.candidate_rows[n, row]))
+        # Requests are made on day 3, so days 0 to 2 are known; the events of `ranking` are not the fold's.
+        known = sum(event[1] == item_id and event[2] < 3 and event[3] == "train" for event in EVENTS)
+        assert counts[n, row] == pytest.approx(np.log1p(known), abs=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    later=st.lists(
+        st.tuples(
+            st.sampled_from(["q0", "q1", "q2", "new"]),
+            st.sampled_from(ITEM_IDS),
+            st.floats(3.3, 9.0),  # from an hour after the requests on, the same day included
+            st.sampled_from(["train", "ranking", "validation", "test"]),
+            st.sampled_from([1.0, 5.0]),
+        ),
+        max_size=12,
+    )
+)
+def test_what_happens_later_changes_no_earlier_list(
+    build_dataset: Callable[..., Dataset],
+    stage_one: StageOne,
+    dataset: Dataset,
+    later: Sequence[tuple[str, str, float, str, float]],
+) -> None:
+    longer = build_dataset([*EVENTS, *later], item_ids=ITEM_IDS)
+    before = lists_of(stage_one, dataset)
+    at_ms = dataset.events.at_ms[dataset.events.places(["ranking"])][0]
+    same = np.flatnonzero((longer.events.splits == "ranking") & (longer.events.at_ms == at_ms))
+    after = stage_one.lists(
+        longer, stage_one.ask(longer, same, num_candidates=8), num_ranked=5, relevance={}
+    )
+    for field in fields(RankerLists):
+        np.testing.assert_array_equal(getattr(after, field.name), getattr(before, field.name), err_msg=field.name)
+
+
+def test_what_happened_before_does_change_it(
+    build_dataset: Callable[..., Dataset], stage_one: StageOne, dataset: Dataset
+) -> None:
+    earlier = build_dataset([*EVENTS, ("new", "i7", 1.0, "train", 5.0)], item_ids=ITEM_IDS)
+    assert not np.array_equal(lists_of(stage_one, earlier).dense, lists_of(stage_one, dataset).dense)
+
+
+def test_a_cut_of_a_run_opens_and_answers(smoke_run: Path, smoke_dataset: Dataset) -> None:
+    demo = smoke_run / "demo"
+    stage_one = StageOne.open(FOLD, towers_dir=demo / "towers", index_dir=demo / "index")
+    requests = stage_one.ask(smoke_dataset, smoke_dataset.events.places(["validation"])[:5], num_candidates=20)
+    assert (requests.candidates.rows >= 2).all()
+    assert np.isfinite(requests.candidates.scores).all()

@@ -1,0 +1,148 @@
+import csv
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from evaluation.report import Report, read_report
+from features.dataset import Dataset
+from lifecycle.cuts import FOLD, REFIT
+from serving.pipeline import Pipeline
+
+pytestmark = pytest.mark.timeout(600)
+
+SYSTEMS = {
+    *("popularity", "recent_popularity", "item_knn", "ease", "ease_recency", "transitions", "transitions_ease"),
+    *("towers_no_refit", "towers", "towers_lightgbm", "towers_student", "towers_student_shuffled_texts"),
+}
+
+
+@pytest.fixture(scope="module")
+def report(smoke_run: Path) -> Report:
+    return read_report(smoke_run / "demo" / "evaluation" / "report.json")
+
+
+@pytest.fixture(scope="module")
+def lists(smoke_run: Path) -> dict[str, dict[str, list[tuple[str, float]]]]:
+    """Items with their scores, best first, by system and query, as the parquet files have them."""
+    found: dict[str, dict[str, list[tuple[str, float]]]] = {}
+    for path in (smoke_run / "lists").glob("*.parquet"):
+        if path.stem != "relevant":
+            rows = pq.read_table(path).to_pylist()
+            by_query = found.setdefault(path.stem, {})
+            for row in rows:
+                by_query.setdefault(row["query_id"], []).append((row["item_id"], row["score"]))
+                assert len(by_query[row["query_id"]]) == row["rank"]
+    return found
+
+
+def test_every_system_but_the_sampled_teacher_has_its_lists(
+    lists: dict[str, dict[str, list[tuple[str, float]]]], report: Report
+) -> None:
+    assert set(lists) == SYSTEMS
+    assert set(report.systems) == {*SYSTEMS, "towers_teacher"}
+    assert all(len(by_query) == report.num_queries for by_query in lists.values())
+
+
+def test_lists_are_distinct_known_new_to_their_query_and_in_order_of_score(
+    lists: dict[str, dict[str, list[tuple[str, float]]]], smoke_dataset: Dataset
+) -> None:
+    events = smoke_dataset.events
+    places = events.places(["test"])
+    history = {
+        events.query_ids[query]: set(events.item_ids[events.offsets[query] : place])
+        for query, place in zip(events.query_of(places), places, strict=True)
+    }
+    for name, by_query in lists.items():
+        cut = FOLD if name == "towers_no_refit" else REFIT
+        known = {events.item_ids[place] for place in events.places(cut.splits)}
+        for query_id, ranked in by_query.items():
+            item_ids, scores = [item_id for item_id, _ in ranked], [score for _, score in ranked]
+            assert len(set(item_ids)) == len(item_ids) <= 100
+            assert set(item_ids) <= known - history[query_id], (name, query_id)
+            assert scores == sorted(scores, reverse=True), (name, query_id)
+
+
+def test_a_ranker_orders_the_first_candidates_and_leaves_the_others_where_they_were(
+    lists: dict[str, dict[str, list[tuple[str, float]]]],
+) -> None:
+    moved = 0
+    for query_id, retrieved in lists["towers"].items():
+        order = [item_id for item_id, _ in retrieved]
+        for name in ("towers_lightgbm", "towers_student", "towers_student_shuffled_texts"):
+            ranked = [item_id for item_id, _ in lists[name][query_id]]
+            assert set(ranked[:50]) == set(order[:50])
+            assert ranked[50:] == order[50:]
+            moved += ranked != order
+    assert moved > len(lists["towers"])
+
+
+def test_the_student_is_evaluated_as_it_is_served(
+    lists: dict[str, dict[str, list[tuple[str, float]]]], smoke_pipeline: Pipeline, smoke_dataset: Dataset
+) -> None:
+    places = smoke_dataset.events.places(["test"])[:20]
+    queries = smoke_dataset.before(places, length=None)
+    answers = smoke_pipeline.recommend(queries, k=100)
+    for query, item_ids in zip(smoke_dataset.events.query_of(places), answers.item_ids, strict=True):
+        evaluated = lists["towers_student"][smoke_dataset.events.query_ids[query]]
+        assert item_ids == [item_id for item_id, _ in evaluated]
+
+
+def test_metrics_lie_in_their_intervals_and_grow_with_the_list(report: Report) -> None:
+    for name, metrics in report.systems.items():
+        assert {f"{metric}@{k}" for metric in ("ndcg", "recall", "mrr", "hit_rate") for k in (10, 20, 100)} == set(
+            metrics
+        )
+        for interval in metrics.values():
+            assert interval.low <= interval.value <= interval.high
+        for metric in ("ndcg", "recall", "mrr"):
+            values = [metrics[f"{metric}@{k}"].value for k in (10, 20, 100)]
+            assert values == sorted(values), (name, metric)
+
+
+def test_a_paired_difference_is_that_of_the_two_systems(report: Report) -> None:
+    compared = {(one.system, one.baseline): one for one in report.comparisons}
+    assert {
+        ("towers_lightgbm", "towers"),
+        ("towers_student", "towers"),
+        ("towers_student", "towers_student_shuffled_texts"),
+        ("towers_student", "transitions_ease"),
+        ("towers_teacher", "towers_student"),
+    } <= set(compared)
+    for (system, baseline), one in compared.items():
+        assert one.metric == "ndcg@10"
+        assert one.low <= one.value <= one.high
+        if system != "towers_teacher":  # which stands beside the others on its own queries alone
+            difference = report.systems[system]["ndcg@10"].value - report.systems[baseline]["ndcg@10"].value
+            assert one.value == pytest.approx(difference, abs=1e-9)
+            assert one.num_queries == report.num_queries
+        else:
+            assert one.num_queries == 2
+
+
+def test_what_must_be_known_of_a_system_is_noted(report: Report) -> None:
+    assert set(report.notes) == {"towers_no_refit", "towers_teacher", "towers_student_shuffled_texts"}
+    assert "sample of 2 queries" in report.notes["towers_teacher"]
+    assert report.num_queries == 943
+    assert set(report.seconds) == {"prepare_data", "train_towers", "build_index", "train_ranker"}
+
+
+def test_table_plot_and_its_numbers_lie_beside_the_report(smoke_run: Path, report: Report) -> None:
+    directory = smoke_run / "demo" / "evaluation"
+    table = (directory / "table.txt").read_text()
+    with (directory / "systems.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name, metrics in report.systems.items():
+        assert f"{metrics['ndcg@10'].value:.3f}" in next(line for line in table.splitlines() if line.split()[0] == name)
+    assert {row["system"] for row in rows} == set(report.systems)
+    assert (directory / "systems.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_relevant_is_the_item_of_each_test_event(smoke_run: Path, smoke_dataset: Dataset) -> None:
+    rows = pq.read_table(smoke_run / "lists" / "relevant.parquet").to_pylist()
+    events = smoke_dataset.events
+    places = events.places(["test"])
+    assert [(row["query_id"], row["item_id"]) for row in rows] == [
+        (events.query_ids[query], events.item_ids[place])
+        for query, place in zip(events.query_of(places), places, strict=True)
+    ]

@@ -1,0 +1,147 @@
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from towers.export import WEIGHTS_FILE, export_onnx, export_towers
+from towers.model import TwoTower
+
+pytestmark = pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated:FutureWarning")
+
+LENGTH, WIDTH = 8, 8
+
+
+class Exported(NamedTuple):
+    model: TwoTower
+    directory: Path
+    spec_hash: str
+
+
+@pytest.fixture(scope="module")
+def exported(ring: Any, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Both towers with weights far from their small initial ones, written once: the exporter takes seconds."""
+    model, directory = ring.model(seed=1), tmp_path_factory.mktemp("export")
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    export_towers(model, directory, history_length=LENGTH, spec_hash=ring.spec.hash)
+    return Exported(model, directory, ring.spec.hash)
+
+
+def query_arguments(num: int) -> dict[str, Tensor]:
+    """Queries of which the first has no history and the last a full one."""
+    generator = torch.Generator().manual_seed(num)
+    lengths = torch.tensor([0, 3, LENGTH])[-num:]
+    return {
+        "history_embeddings": torch.randn(num, LENGTH, WIDTH, generator=generator),
+        "history_mask": torch.arange(LENGTH) >= LENGTH - lengths.unsqueeze(1),
+        "query_categories": torch.randint(0, 4, (num, 1), generator=generator),
+        "query_numbers": torch.randn(num, 1, generator=generator),
+    }
+
+
+def session_of(exported: Exported, file: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(exported.directory / file, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_the_query_tower_answers_as_in_torch_for_any_number_of_queries(exported, num):
+    arguments = query_arguments(num)
+    session = session_of(exported, "query_tower.onnx")
+    (found,) = session.run(["query_embedding"], {name: tensor.numpy() for name, tensor in arguments.items()})
+    with torch.inference_mode():
+        expected = exported.model.query_tower(*arguments.values())
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found.shape == (num, WIDTH)
+
+
+@pytest.mark.parametrize("rows", [[2], [0, 1, 31]])
+def test_the_item_tower_answers_as_in_torch_for_any_number_of_items(exported, rows):
+    item_id, categories, numbers, text = exported.model.item_table(torch.tensor(rows))
+    session = session_of(exported, "item_tower.onnx")
+    arguments = {
+        "item_id": item_id.unsqueeze(1),
+        "categories": categories,
+        "numbers": numbers,
+        "text_embedding": text,
+    }
+    (found,) = session.run(["item_embedding"], {name: tensor.numpy() for name, tensor in arguments.items()})
+    with torch.inference_mode():
+        expected = exported.model.embed_items(torch.tensor(rows))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_both_files_carry_the_hash_of_the_feature_spec(exported):
+    for file in ("query_tower.onnx", "item_tower.onnx"):
+        metadata = session_of(exported, file).get_modelmeta().custom_metadata_map
+        assert metadata["spec_hash"] == exported.spec_hash
+
+
+def test_inputs_have_the_names_and_types_that_the_server_sends(exported):
+    inputs = {
+        file: {node.name: (node.type, node.shape[1:]) for node in session_of(exported, file).get_inputs()}
+        for file in ("query_tower.onnx", "item_tower.onnx")
+    }
+    assert inputs["query_tower.onnx"] == {
+        "history_embeddings": ("tensor(float)", [LENGTH, WIDTH]),
+        "history_mask": ("tensor(bool)", [LENGTH]),
+        "query_categories": ("tensor(int64)", [1]),
+        "query_numbers": ("tensor(float)", [1]),
+    }
+    assert inputs["item_tower.onnx"] == {
+        "item_id": ("tensor(int64)", [1]),
+        "categories": ("tensor(int64)", [2, 2]),
+        "numbers": ("tensor(float)", [1]),
+        "text_embedding": ("tensor(float)", [6]),
+    }
+
+
+def test_a_file_is_whole_by_itself(exported):
+    assert sorted(path.name for path in exported.directory.iterdir()) == [
+        "item_tower.onnx",
+        "query_tower.onnx",
+        WEIGHTS_FILE,
+    ]
+    onnx.checker.check_model(onnx.load(exported.directory / "query_tower.onnx"))
+
+
+def test_saved_weights_give_the_same_towers_again(ring, exported):
+    model = ring.model(seed=9).eval()
+    model.load_state_dict(load_file(exported.directory / WEIGHTS_FILE))
+    assert_close(model.embed_catalogue(), exported.model.embed_catalogue())
+
+
+class Scale(nn.Module):
+    """Twice the input; dropout shows whether the export was of the training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.9)
+
+    def forward(self, values: Tensor) -> Tensor:
+        doubled: Tensor = self.dropout(values) * 2
+        return doubled
+
+
+def test_further_axes_can_be_dynamic_and_dropout_is_not_exported(tmp_path):
+    export_onnx(
+        Scale().train(),
+        {"values": torch.ones(2, 3)},
+        output_name="doubled",
+        path=tmp_path / "scale.onnx",
+        spec_hash="abc",
+        dynamic_axes={"values": (1,)},
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "scale.onnx", providers=["CPUExecutionProvider"])
+    (doubled,) = session.run(None, {"values": np.ones((4, 7), dtype=np.float32)})
+    np.testing.assert_array_equal(doubled, np.full((4, 7), 2.0))
