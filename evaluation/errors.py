@@ -12,17 +12,17 @@ class EvaluationError(Exception):
     """Base of every error raised here."""
 
 
-class InvalidLists(EvaluationError, ValueError):  # noqa: N818  named after what is wrong, like ParityFailed
+class InvalidLists(EvaluationError, ValueError):
     """Ranked lists, relevant items or scores that cannot be evaluated."""
 
 
-class InvalidSample(EvaluationError, ValueError):  # noqa: N818
+class InvalidSample(EvaluationError, ValueError):
     """Values from which no interval or percentile can be computed."""
 
 
-class InvalidReport(EvaluationError):  # noqa: N818
+class InvalidReport(EvaluationError):
     """A report that does not match its schema."""
 
 
-class ParityFailed(EvaluationError):  # noqa: N818
+class ParityFailed(EvaluationError):
     """Arrays that should be the same are not."""

@@ -101,6 +101,7 @@ def write_report(report: Report, *, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
     try:
+        os.fchmod(handle, 0o644)  # mkstemp makes files that nobody else may read
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=2, ensure_ascii=False)
             file.write("\n")
@@ -167,7 +168,13 @@ def _cells(report: Report, metrics: Sequence[str]) -> list[list[str]]:
 
 def _footer(report: Report) -> list[str]:
     summary = f"{report.dataset}, {report.split}, n = {report.num_queries} queries, 95 % bootstrap intervals."
-    return [summary, *(f"{system}: {note}." for system, note in report.notes.items())]
+    notes = [f"{system}: {note}." for system, note in report.notes.items()]
+    differences = [
+        f"{one.system} - {one.baseline}, {one.metric}, paired, n = {one.num_queries}: "
+        f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
+        for one in report.comparisons
+    ]
+    return [summary, *notes, *differences]
 
 
 def _validate(content: dict[str, Any], *, origin: str) -> None:

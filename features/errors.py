@@ -20,15 +20,15 @@ class SourceError(FeaturesError):
     """A dataset's raw files cannot be read."""
 
 
-class SourceMissing(SourceError):  # noqa: N818
+class SourceMissing(SourceError):
     """A raw file or the package that holds it is not there; the message says how to get it."""
 
 
-class SourceDamaged(SourceError):  # noqa: N818
+class SourceDamaged(SourceError):
     """A raw file is there and is not what it should be."""
 
 
-class SchemaMismatch(FeaturesError):  # noqa: N818
+class SchemaMismatch(FeaturesError):
     """A table's columns are not those that were agreed."""
 
 
@@ -36,7 +36,7 @@ class LabelError(FeaturesError):
     """An event has no label under the configured rules."""
 
 
-class SplitLeak(FeaturesError):  # noqa: N818
+class SplitLeak(FeaturesError):
     """One split holds what another must not know.
 
     Args:

@@ -20,7 +20,7 @@ from features.online_store import OnlineStore
 from lifecycle.serve import Addresses
 from serving.answers import Answer
 from serving.client import RecommendClient
-from serving.errors import InvalidRequest, ServerUnavailable
+from serving.errors import InvalidRequest, RequestFailed, ServerUnavailable
 from serving.release import Release
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,8 @@ def ask_http(query_id: str, *, k: int, requested_at_ms: int | None, http: str) -
     reply: dict[str, Any] = response.json()
     if response.status_code == 422:
         raise InvalidRequest(field=str(reply["error"]["field"]), message=str(reply["error"]["message"]))
-    response.raise_for_status()
+    if response.status_code != 200:
+        raise RequestFailed(f"the gateway answered {response.status_code}: {reply['error']['message']}")
     return reply
 
 
@@ -143,7 +144,9 @@ def measure_latency(
         for number, ask in enumerate(tqdm([*asks[:warm_up], *asks], desc="HTTP requests", unit="request")):
             started = time.perf_counter()
             body = {"query_id": ask.query_id, "k": k, "requested_at_ms": ask.requested_at_ms}
-            http.post("/v1/recommend", json=body).raise_for_status()
+            reply = http.post("/v1/recommend", json=body).raise_for_status().json()
+            if reply["source"] != "model":
+                raise RequestFailed(f"query {ask.query_id} was answered by the fallback: {reply['fallback_reason']}")
             if number >= warm_up:
                 spent["http_total"].append(1000 * (time.perf_counter() - started))
     return {stage: summarise_ms(np.array(milliseconds)) for stage, milliseconds in spent.items()}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from evaluation.errors import EvaluationError
 from features.errors import FeaturesError
-from lifecycle.steps import MissingInput
+from lifecycle.steps import MissingInput, Occupied
 from serving.errors import ServingError
 
 INTERRUPTED = 130
@@ -21,6 +21,9 @@ LIBRARY_CHATTER = (
 
 logger = logging.getLogger(__name__)
 
+# A ValueError is what our constructors and loaders raise at a setting or a file that cannot be; OSError is the disk's.
+FORESEEN = (FeaturesError, EvaluationError, ServingError, MissingInput, Occupied, ValueError, OSError)
+
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
@@ -30,7 +33,8 @@ def plain_errors() -> Iterator[None]:
             for message in LIBRARY_CHATTER:
                 warnings.filterwarnings("ignore", message=message)
             yield
-    except (FeaturesError, EvaluationError, ServingError, MissingInput) as error:
+    except FORESEEN as error:
+        logger.debug("where it came from", exc_info=True)  # shown by hydra.verbose=true
         logger.error("%s: %s", type(error).__name__, error)
         raise SystemExit(1) from None
     except KeyboardInterrupt:

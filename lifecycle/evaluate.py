@@ -24,7 +24,7 @@ from features.dataset import Dataset
 from features.vocab import FIRST
 from lifecycle.baselines import baseline_lists
 from lifecycle.candidates import Requests, StageOne
-from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, TEACHER
+from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, TEACHER, check_num_ranked
 from ranking.data import RankerLists
 from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
@@ -70,6 +70,7 @@ class Evaluation:
 
     def run(self, out_dir: Path) -> None:
         """Write report.json, table.txt and the plot with its CSV."""
+        check_num_ranked(self.ranker_dir, self.num_ranked)
         places = self.dataset.events.places(["test"])
         requests = self.refit.ask(self.dataset, places, num_candidates=self.num_candidates)
         systems = self._systems(requests, places)

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from features.dataset import Dataset
@@ -23,13 +25,16 @@ from features.online_store import OnlineStore, materialize
 from features.query_states import StateColumns
 from features.spec import FeatureSpec
 from features.statistics import STATISTICS
+from features.transforms import RankerInputs
 from features.vocab import FIRST
 from lifecycle.build_index import embedding_space_hash
 from lifecycle.cuts import REFIT
-from lifecycle.parity import export_parity, transform_parity
-from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT
+from lifecycle.parity import Scorer, export_parity, transform_parity
+from lifecycle.steps import SOURCE_ROOT
+from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, check_num_ranked
 from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
 from ranking.export import load_ranker
+from ranking.gradient_boosting import BoostedTrees
 from serving.pipeline import Pipeline
 from serving.release import POPULAR_FILE, RANKER_FILE, TITLES_FILE, seal
 from serving.retrieval import INDEX_FILE, Stage1
@@ -74,10 +79,11 @@ class Export:
 
     def run(self, out_dir: Path) -> None:
         """Fill `out_dir` with the release; raises ParityFailed, and leaves none, if a gate does not hold."""
+        check_num_ranked(self.ranker_dir, self.settings.num_ranked)
         self._bundle(out_dir)
         release_id = seal(out_dir, facts=self._facts())
         pipeline = Pipeline.open(out_dir, settings=self.settings)
-        with tempfile.TemporaryDirectory(prefix=".gate-", dir=out_dir.parent) as work_dir:
+        with tempfile.TemporaryDirectory(prefix="twostage-gate-") as work_dir:
             self._gate(pipeline, store_dir=Path(work_dir) / "online_store")
         logger.info("release %s passed its parity gates", release_id)
 
@@ -128,9 +134,8 @@ class Export:
             item_table=ItemTable(items=stage1.items, text_embeddings=text_embeddings),
         )
         towers.load_state_dict(load_file(directory / WEIGHTS_FILE))
-        student = load_ranker(self.ranker_dir / STUDENT) if self.ranker == STUDENT else None
         sample = self.dataset.before(places[:64], length=None)
-        exported = export_parity(pipeline, towers=towers, ranker=student, queries=sample)
+        exported = export_parity(pipeline, towers=towers, score=self._trained_scorer(), queries=sample)
         logger.info("parity of the export, %d requests\n%s", len(sample), exported)
         exported.check(float_tolerance=FLOAT_TOLERANCE)
         materialize_queries(self.data_dir, store_dir, spec=pipeline.release.spec)
@@ -138,6 +143,22 @@ class Export:
         transforms = transform_parity(pipeline, dataset=self.dataset, store=store, places=places, k=10)
         logger.info("parity of the transforms, %d events\n%s", len(places), transforms)
         transforms.check(float_tolerance=FLOAT_TOLERANCE)
+
+    def _trained_scorer(self) -> Scorer:
+        """The released ranker as it was trained, not as it was exported."""
+        if self.ranker == GRADIENT_BOOSTING:
+            trees = BoostedTrees.load(self.ranker_dir / GRADIENT_BOOSTING)
+            return lambda inputs: trees.score(inputs.dense)
+        student = load_ranker(self.ranker_dir / STUDENT)
+
+        def score(inputs: RankerInputs) -> NDArray[np.float32]:
+            with torch.inference_mode():
+                scores: NDArray[np.float32] = student(
+                    torch.from_numpy(inputs.tokens), torch.from_numpy(inputs.dense)
+                ).numpy()
+            return scores
+
+        return score
 
 
 def materialize_queries(data_dir: Path, store_dir: Path, *, spec: FeatureSpec) -> int:
@@ -162,7 +183,8 @@ def materialize_queries(data_dir: Path, store_dir: Path, *, spec: FeatureSpec) -
 
 def _commit() -> str:
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        command = ["git", "-C", str(SOURCE_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()

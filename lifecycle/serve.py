@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lifecycle.steps import exclusive
 from serving.errors import SettingsError
 from serving.gateway_process import GatewayProcess
+from serving.model_repository import build_model_repository
 from serving.settings import GatewaySettings, ServedLogSettings, TritonSettings, build_settings
 from serving.triton import TritonServer
 
@@ -61,21 +63,25 @@ class Addresses:
 
 
 @contextmanager
-def serving(
-    settings: ServeSettings, *, release_dir: Path, store_dir: Path, repository_dir: Path, work_dir: Path
-) -> Iterator[Addresses]:
+def serving(settings: ServeSettings, *, release_dir: Path, store_dir: Path, work_dir: Path) -> Iterator[Addresses]:
     """Serve until the block ends, however it ends.
 
     Args:
         settings: what runs.
         release_dir: the release.
         store_dir: the online store with the queries' features.
-        repository_dir: Triton's model repository of the release.
-        work_dir: gets logs, the served log among them.
+        work_dir: gets Triton's model repository with these settings, and logs, the served log among them.
+
+    Raises:
+        Occupied: another server works in `work_dir`.
     """
+    work_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        stack.enter_context(exclusive(work_dir / ".lock"))
         grpc = None
         if settings.mode == "triton":
+            repository_dir = work_dir / "model_repository"
+            build_model_repository(release_dir=release_dir, repository_dir=repository_dir, settings=settings.triton)
             triton = TritonServer(settings=settings.triton, repository_dir=repository_dir, work_dir=work_dir / "triton")
             grpc = stack.enter_context(triton).grpc_address
             logger.info("Triton answers gRPC at %s, log: %s", grpc, triton.log_path)

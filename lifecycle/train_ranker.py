@@ -19,6 +19,7 @@ from features.spec import FeatureSpec
 from features.text import TextTokenizer
 from lifecycle.candidates import StageOne
 from lifecycle.interrupts import interruptible
+from lifecycle.train_towers import SUMMARY_FILE, write_json
 from ranking.data import RankerLists
 from ranking.export import export_ranker, load_ranker, save_ranker
 from ranking.gradient_boosting import BoostedTrees, GradientBoosting
@@ -106,18 +107,22 @@ class RankerTraining:
         # What decided on the trees' rounds may be learnt from now on: later events than these are the test's.
         learnable = _concatenate(train, validation).learnable()
         logger.info("ranker: %d lists hold the chosen item and are learnt from", len(learnable))
-        dense = self._fitted(out_dir / "dense", lambda: self._fit(self._ranker(None), learnable, self.dense_fit))
+        dense = self._fitted(
+            out_dir / "dense",
+            lambda: self._fit(self._ranker(None, dropout=self.dense_fit.dropout), learnable, self.dense_fit),
+        )
         teacher = self._fitted(out_dir / TEACHER, lambda: self._fit_teacher(dense, learnable))
         student = self._fitted(out_dir / STUDENT, lambda: self._fit_student(dense, teacher, learnable))
         export_ranker(student, out_dir / STUDENT / RANKER_FILE, spec_hash=self.spec.hash)
         trees = BoostedTrees.load(trees_dir)
         trees.export_onnx(trees_dir / RANKER_FILE, spec_hash=self.spec.hash)
         facts = {
+            "num_ranked": self.num_ranked,
             "lists": len(train) + len(validation),
             "learnable_lists": len(learnable),
             "importance": trees.importance(),
         }
-        (out_dir / "training.json").write_text(json.dumps(facts, indent=2))
+        write_json(out_dir / SUMMARY_FILE, facts)
 
     def _lists(self, split: str) -> RankerLists:
         places = self.dataset.events.places([split])
@@ -130,7 +135,7 @@ class RankerTraining:
             save_ranker(fit(), directory, spec_hash=self.spec.hash)
         return load_ranker(directory)
 
-    def _ranker(self, encoder: ClsEncoder | None, *, dense: Ranker | None = None, dropout: float = 0.1) -> Ranker:
+    def _ranker(self, encoder: ClsEncoder | None, *, dropout: float, dense: Ranker | None = None) -> Ranker:
         layout = self.spec.text
         ranker = Ranker(
             encoder=encoder,
@@ -157,7 +162,7 @@ class RankerTraining:
         if teacher.encoder is None:
             raise ValueError("the teacher has no text encoder, so there is nothing to distil: train it again")
         teacher_scores = self._teacher_scores(teacher, lists)
-        encoder = student_encoder(self.student_sizes, teacher=teacher.encoder, dropout=self.student_fit.dropout)
+        encoder = student_encoder(self.student_sizes, teacher=teacher.encoder.cpu(), dropout=self.student_fit.dropout)
         student = self._ranker(encoder, dense=dense, dropout=self.student_fit.dropout)
         return self._fit(student, lists, self.student_fit, teacher_scores=teacher_scores)
 
@@ -167,8 +172,10 @@ class RankerTraining:
         numbers, places = lists.samples(num_negatives=self.teacher.scored_negatives, generator=generator)
         chosen = np.sort(generator.permutation(len(numbers))[: self.teacher.scored_lists])
         numbers, places = numbers[chosen, None], places[chosen]
+        # Where the trainer would train it: on a GPU machine the teacher scores there too.
+        device = self.build_trainer(logger=False, enable_checkpointing=False).strategy.root_device
         pairs = ScoreCache(Path(self.teacher.cache)).score(
-            teacher,
+            teacher.to(device),
             lists.tokens[numbers, places].reshape(places.size, -1),
             lists.dense[numbers, places].reshape(places.size, -1),
         )
@@ -222,3 +229,17 @@ def _concatenate(first: RankerLists, second: RankerLists) -> RankerLists:
         relevance=np.concatenate([first.relevance, second.relevance]),
         num_relevant=np.concatenate([first.num_relevant, second.num_relevant]),
     )
+
+
+def check_num_ranked(ranker_dir: Path, num_ranked: int) -> None:
+    """Refuse to rank lists of another length than the rankers learnt on: ranks and deviations would mean other things.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    learnt = int(json.loads((ranker_dir / SUMMARY_FILE).read_text())["num_ranked"])
+    if learnt != num_ranked:
+        raise ValueError(
+            f"the rankers in {ranker_dir} learnt on lists of {learnt} but serving.pipeline.num_ranked is {num_ranked}; "
+            f"set ranker.num_ranked={num_ranked} and train them again, or serve {learnt}"
+        )

@@ -6,7 +6,7 @@ the neighbour tables of the other retrievers.
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 MONITOR = "validation/ndcg@10"
 TEXT_EMBEDDINGS_FILE = "text_embeddings.npy"
+SUMMARY_FILE = "training.json"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class TowersTraining:
         """Train both cuts into `out_dir`/<cut>; a cut that is complete is kept."""
         epochs: int | None = None
         for cut in CUTS:
-            summary = out_dir / cut.name / "training.json"
+            summary = out_dir / cut.name / SUMMARY_FILE
             if not summary.is_file():
                 self._train(cut, out_dir / cut.name, max_epochs=epochs)
             epochs = int(json.loads(summary.read_text())["epochs"])
@@ -118,9 +119,9 @@ class TowersTraining:
         )
         export_towers(module.model, directory, history_length=self.spec.history_length, spec_hash=self.spec.hash)
         np.save(directory / TEXT_EMBEDDINGS_FILE, table.text_embedding.cpu().numpy(), allow_pickle=False)
+        write_json(directory / SUMMARY_FILE, {"epochs": epochs, "cut": cut.name, **metrics})
         for checkpoint in directory.glob("*.ckpt"):
             checkpoint.unlink()
-        (directory / "training.json").write_text(json.dumps({"epochs": epochs, "cut": cut.name, **metrics}, indent=2))
 
     def _fit(
         self, cut: Cut, directory: Path, *, table: ItemTable, vocabularies: Vocabularies, epochs: int | None
@@ -164,10 +165,10 @@ class TowersTraining:
             default_root_dir=str(directory),
             **({} if epochs is None else {"max_epochs": epochs}),
         )
-        last = directory / "last.ckpt"
-        logger.info("towers, cut %s: training%s", cut.name, " goes on from a checkpoint" if last.is_file() else "")
+        last = _readable(directory / "last.ckpt")
+        logger.info("towers, cut %s: training%s", cut.name, " goes on from a checkpoint" if last else "")
         with interruptible(trainer):
-            trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None)
+            trainer.fit(module, datamodule=data, ckpt_path=str(last) if last else None)
         if validation is None:
             return module, trainer.current_epoch, {}
         best = torch.load(keep_best.best_model_path, weights_only=True)
@@ -194,3 +195,23 @@ def neighbour_tables(dataset: Dataset, cut: Cut) -> dict[str, NeighbourTable]:
         "transitions": fit_transitions(query_rows=queries, item_rows=rows, num_rows=num_rows),
         "ease": fit_ease(query_rows=queries, item_rows=rows, num_rows=num_rows).neighbours(),
     }
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write a file that says that a part is complete: whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2))
+    partial.replace(path)
+
+
+def _readable(checkpoint: Path) -> Path | None:
+    """The checkpoint, unless there is none or a kill left half of it: then training begins anew."""
+    if not checkpoint.is_file():
+        return None
+    try:
+        torch.load(checkpoint, weights_only=True, map_location="cpu")
+    except Exception as error:  # a torn file raises whatever its unpickler met first
+        logger.warning("%s cannot be read (%s); training begins anew", checkpoint, error)
+        checkpoint.unlink()
+        return None
+    return checkpoint

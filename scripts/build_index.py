@@ -6,8 +6,7 @@ python scripts/build_index.py [index=hnsw] [towers_dir=DIR]
 from pathlib import Path
 
 import hydra
-from composed import plain
-from hydra.utils import instantiate
+from composed import build, plain
 from omegaconf import DictConfig
 
 from lifecycle.build_index import build_indexes
@@ -17,14 +16,14 @@ from lifecycle.steps import Step
 
 def run(cfg: DictConfig) -> None:
     def work(directory: Path) -> None:
-        build_indexes(towers_dir=Path(cfg.towers_dir), builder=instantiate(cfg.index), out_dir=directory)
+        build_indexes(towers_dir=Path(cfg.towers_dir), builder=build(cfg.index), out_dir=directory)
 
     Step(
         name="build_index",
         directory=Path(cfg.index_dir),
         config=plain(cfg, ["index"]),
         inputs=[Path(cfg.towers_dir)],
-        rooms=("towers/index",),
+        sources=("towers/index", "lifecycle/build_index.py"),
     ).run(work)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,9 +21,23 @@ def plain(cfg: DictConfig, names: Sequence[str]) -> dict[str, Any]:
     return content
 
 
+def build(node: DictConfig) -> Any:
+    """Build what a node names.
+
+    Raises:
+        ValueError: a constructor refused its arguments; the message is its own, with the place in the config.
+    """
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if error.__cause__ is None:
+            raise ValueError(str(error)) from error
+        raise ValueError(f"{node._get_full_key(None)}: {error.__cause__}") from error
+
+
 def columns_of(cfg: DictConfig) -> FeatureColumns:
     """Which columns become features."""
-    columns: FeatureColumns = instantiate(cfg.features.columns, _convert_="all")
+    columns: FeatureColumns = build(cfg.features.columns)
     return columns
 
 

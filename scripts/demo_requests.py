@@ -26,10 +26,12 @@ def run(cfg: DictConfig) -> None:
         serve_settings(cfg.serving),
         release_dir=Path(cfg.release_dir),
         store_dir=Path(cfg.store_dir),
-        repository_dir=Path(cfg.repository_dir),
         work_dir=Path(cfg.work_dir),
     ) as addresses:
-        chosen = [ask for ask in asks if ask.query_id in set(cfg.shown_queries)]
+        shown = {str(query_id) for query_id in cfg.shown_queries}
+        chosen = [ask for ask in asks if ask.query_id in shown]
+        if len(chosen) != len(shown):
+            raise ValueError(f"shown_queries: {sorted(shown - {ask.query_id for ask in chosen})} have no test event")
         print(show(chosen, dataset=dataset, store=store, release=release, addresses=addresses, k=10))
         latency_ms = measure_latency(asks[: cfg.measured_requests], store=store, addresses=addresses, k=10)
         print(finish_report(Path(cfg.run_dir), evaluation_dir=Path(cfg.evaluation_dir), latency_ms=latency_ms))

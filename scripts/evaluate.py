@@ -15,6 +15,12 @@ from lifecycle.entry import plain_errors
 from lifecycle.evaluate import Evaluation
 from lifecycle.steps import Step, read_step
 
+SOURCES = (
+    *("evaluation", "features", "ranking", "towers/index", "towers/retrievers", "lifecycle/evaluate.py"),
+    *("lifecycle/baselines.py", "lifecycle/candidates.py", "lifecycle/cuts.py"),
+    *("serving/retrieval.py", "serving/models.py", "serving/postprocess.py"),
+)
+
 
 def run(cfg: DictConfig) -> None:
     inputs = [Path(cfg[name]) for name in ("data_dir", "towers_dir", "index_dir", "ranker_dir")]
@@ -42,9 +48,10 @@ def run(cfg: DictConfig) -> None:
     Step(
         name="evaluate",
         directory=Path(cfg.evaluation_dir),
-        config={**plain(cfg, ("teacher_queries", "seed", "lists")), **plain(cfg.serving, ("pipeline",))},
+        config={**plain(cfg, ("teacher_queries", "seed")), **plain(cfg.serving, ("pipeline",))},
         inputs=inputs,
-        rooms=("evaluation", "lifecycle"),
+        sources=SOURCES,
+        outputs=[] if cfg.lists is None else [Path(cfg.lists)],
     ).run(work)
 
 

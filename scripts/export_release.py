@@ -6,8 +6,7 @@ python scripts/export_release.py [release_ranker=gradient_boosting]
 from pathlib import Path
 
 import hydra
-from composed import dataset_of, plain
-from hydra.utils import instantiate
+from composed import build, dataset_of, plain
 from omegaconf import DictConfig
 
 from evaluation.report import read_report
@@ -33,7 +32,7 @@ def run(cfg: DictConfig) -> None:
             index_dir=index_dir,
             ranker_dir=ranker_dir,
             ranker=cfg.release_ranker,
-            build_towers=instantiate(cfg.towers),
+            build_towers=build(cfg.towers),
             report={name: {key: found.value for key, found in own.items()} for name, own in report.systems.items()},
             settings=build_settings(PipelineSettings, serving["pipeline"]),
             parity_events=cfg.parity_events,
@@ -47,14 +46,15 @@ def run(cfg: DictConfig) -> None:
         directory=release_dir,
         config={"serving": serving["pipeline"], **{name: cfg[name] for name in names}},
         inputs=inputs,
-        rooms=("features", "serving"),
+        sources=("features", "serving", "evaluation", "towers", "lifecycle/export_release.py", "lifecycle/parity.py"),
     ).run(export)
     Step(
         name="publish",
         directory=Path(cfg.published_dir),
         config={"serving": serving, "registry_uri": cfg.registry_uri, "alias": cfg.registry_alias},
         inputs=[data_dir, release_dir],
-        rooms=("features", "serving"),
+        sources=("features", "serving", "triton_models", "lifecycle/publish.py"),
+        outputs=[Path(cfg.store_dir) / "current", Path(cfg.repository_dir)],
     ).run(
         lambda directory: publish(
             release_dir=release_dir,

@@ -6,8 +6,7 @@ python scripts/prepare_data.py [dataset=movielens100k] [data_dir=DIR]
 from pathlib import Path
 
 import hydra
-from composed import plain
-from hydra.utils import instantiate
+from composed import build, plain
 from omegaconf import DictConfig
 
 from features.prepare import prepare
@@ -18,9 +17,9 @@ from lifecycle.steps import Step
 def run(cfg: DictConfig) -> None:
     def work(directory: Path) -> None:
         prepare(
-            source=instantiate(cfg.dataset.source, _convert_="all"),
-            labels=instantiate(cfg.dataset.labels),
-            split=instantiate(cfg.dataset.split),
+            source=build(cfg.dataset.source),
+            labels=build(cfg.dataset.labels),
+            split=build(cfg.dataset.split),
             out_dir=directory / "tables",
             name=cfg.dataset.name,
         )
@@ -30,7 +29,7 @@ def run(cfg: DictConfig) -> None:
         directory=Path(cfg.data_dir),
         config=plain(cfg, ["dataset"]),
         inputs=[],
-        rooms=["features"],
+        sources=["features"],
     ).run(work)
 
 

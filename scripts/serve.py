@@ -18,7 +18,6 @@ def run(cfg: DictConfig) -> None:
         serve_settings(cfg.serving),
         release_dir=Path(cfg.release_dir),
         store_dir=Path(cfg.store_dir),
-        repository_dir=Path(cfg.repository_dir),
         work_dir=Path(cfg.work_dir),
     ) as addresses:
         print(f"serving; ask: .venv/bin/python scripts/recommend.py query_id=196 k=10 http={addresses.http}")

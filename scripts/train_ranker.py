@@ -6,8 +6,7 @@ python scripts/train_ranker.py [experiment=teacher_long] [ranker.student_sizes.n
 from pathlib import Path
 
 import hydra
-from composed import dataset_of, plain
-from hydra.utils import instantiate
+from composed import build, dataset_of, plain
 from omegaconf import DictConfig
 
 from lifecycle.candidates import StageOne
@@ -16,6 +15,10 @@ from lifecycle.entry import plain_errors
 from lifecycle.steps import Step
 from lifecycle.train_ranker import RankerTraining
 
+SOURCES = (
+    *("features", "ranking", "lifecycle/train_ranker.py", "lifecycle/candidates.py", "lifecycle/cuts.py"),
+    *("serving/retrieval.py", "serving/models.py", "towers/index", "towers/retrievers"),
+)
 SETTINGS = ("dataset", "features", "ranker", "trainer", "seed")
 
 
@@ -24,8 +27,8 @@ def run(cfg: DictConfig) -> None:
         RankerTraining(
             dataset=dataset_of(cfg),
             stage_one=StageOne.open(FOLD, towers_dir=Path(cfg.towers_dir), index_dir=Path(cfg.index_dir)),
-            **instantiate(cfg.ranker, _convert_="all"),
-            build_trainer=instantiate(cfg.trainer),
+            **build(cfg.ranker),
+            build_trainer=build(cfg.trainer),
             seed=cfg.seed,
         ).run(directory)
 
@@ -34,7 +37,7 @@ def run(cfg: DictConfig) -> None:
         directory=Path(cfg.ranker_dir),
         config=plain(cfg, SETTINGS),
         inputs=[Path(cfg.data_dir), Path(cfg.towers_dir), Path(cfg.index_dir)],
-        rooms=("features", "ranking"),
+        sources=SOURCES,
     ).run(work)
 
 

@@ -6,8 +6,7 @@ python scripts/train_towers.py [experiment=NAME] [towers.width=128] [-m seed=1,2
 from pathlib import Path
 
 import hydra
-from composed import columns_of, dataset_of, plain
-from hydra.utils import instantiate
+from composed import build, columns_of, dataset_of, plain
 from omegaconf import DictConfig
 
 from features.transforms import ranker_feature_names
@@ -17,6 +16,7 @@ from lifecycle.train_towers import TowersTraining
 from serving.retrieval import RETRIEVERS
 
 SETTINGS = ("dataset", "features", "towers", "negatives", "trainer", "optimisation", "seed")
+SOURCES = ("features", "towers", "lifecycle/train_towers.py", "lifecycle/cuts.py", "serving/retrieval.py")
 
 
 def run(cfg: DictConfig) -> None:
@@ -28,13 +28,13 @@ def run(cfg: DictConfig) -> None:
         TowersTraining(
             dataset=dataset_of(cfg),
             columns=columns,
-            spec=columns.spec(text=instantiate(cfg.features.text), ranker_features=names),
-            text_encoder=instantiate(cfg.features.encoder),
-            build_model=instantiate(cfg.towers),
-            negatives=instantiate(cfg.negatives),
-            optimisation=instantiate(cfg.optimisation),
-            build_trainer=instantiate(cfg.trainer),
-            build_logger=instantiate(cfg.logger) if cfg.logger else None,
+            spec=columns.spec(text=build(cfg.features.text), ranker_features=names),
+            text_encoder=build(cfg.features.encoder),
+            build_model=build(cfg.towers),
+            negatives=build(cfg.negatives),
+            optimisation=build(cfg.optimisation),
+            build_trainer=build(cfg.trainer),
+            build_logger=build(cfg.logger) if cfg.logger else None,
         ).run(directory)
 
     Step(
@@ -42,7 +42,7 @@ def run(cfg: DictConfig) -> None:
         directory=Path(cfg.towers_dir),
         config=plain(cfg, SETTINGS),
         inputs=[Path(cfg.data_dir)],
-        rooms=("features", "towers"),
+        sources=SOURCES,
     ).run(work)
 
 

@@ -24,9 +24,7 @@ def _build_dataset(events: Sequence[tuple[object, ...]], *, item_ids: Sequence[s
     query_ids = sorted({event.query_id for event in log})
     sizes = [sum(event.query_id == query_id for event in log) for query_id in query_ids]
     days = sorted({(event.item_id, int(event.day), event.split) for event in log})
-    of_day = [
-        [event.value for event in log if (event.item_id, int(event.day), event.split) == one] for one in days
-    ]
+    of_day = [[event.value for event in log if (event.item_id, int(event.day), event.split) == one] for one in days]
     return Dataset(
         name="by_hand",
         events=EventLog(

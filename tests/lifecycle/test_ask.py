@@ -46,7 +46,7 @@ class Gateway(HTTPServer):
 class Answering(BaseHTTPRequestHandler):
     server: Gateway
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         self.server.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         content = json.dumps(self.server.body).encode()
         self.send_response(self.server.status)

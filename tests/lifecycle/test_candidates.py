@@ -142,9 +142,7 @@ def test_a_list_is_the_first_of_the_candidates_and_keeps_a_chosen_item_beyond_it
     assert short.num_relevant.tolist() == [1, 1, 1]
 
 
-def test_popularity_is_that_of_the_last_tick_from_the_splits_of_the_cut(
-    stage_one: StageOne, dataset: Dataset
-) -> None:
+def test_popularity_is_that_of_the_last_tick_from_the_splits_of_the_cut(stage_one: StageOne, dataset: Dataset) -> None:
     lists = lists_of(stage_one, dataset)
     counts = lists.dense[:, :, stage_one.stage1.spec.names("ranker", "number").index("item_count_all")]
     for n, row in np.ndindex(*lists.candidate_rows.shape):
@@ -177,9 +175,7 @@ def test_what_happens_later_changes_no_earlier_list(
     before = lists_of(stage_one, dataset)
     at_ms = dataset.events.at_ms[dataset.events.places(["ranking"])][0]
     same = np.flatnonzero((longer.events.splits == "ranking") & (longer.events.at_ms == at_ms))
-    after = stage_one.lists(
-        longer, stage_one.ask(longer, same, num_candidates=8), num_ranked=5, relevance={}
-    )
+    after = stage_one.lists(longer, stage_one.ask(longer, same, num_candidates=8), num_ranked=5, relevance={})
     for field in fields(RankerLists):
         np.testing.assert_array_equal(getattr(after, field.name), getattr(before, field.name), err_msg=field.name)
 

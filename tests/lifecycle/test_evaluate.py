@@ -1,11 +1,14 @@
 import csv
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from evaluation.report import Report, read_report
 from features.dataset import Dataset
+from features.statistics import ItemStatistics
 from lifecycle.cuts import FOLD, REFIT
 from serving.pipeline import Pipeline
 
@@ -82,10 +85,22 @@ def test_the_student_is_evaluated_as_it_is_served(
 ) -> None:
     places = smoke_dataset.events.places(["test"])[:20]
     queries = smoke_dataset.before(places, length=None)
-    answers = smoke_pipeline.recommend(queries, k=100)
-    for query, item_ids in zip(smoke_dataset.events.query_of(places), answers.item_ids, strict=True):
+    # Served at the time of the request, that is; the release itself has the aggregates of its last tick.
+    stage1 = smoke_pipeline.release.stage1
+    statistics = ItemStatistics.at_requests(
+        smoke_dataset.days(REFIT.splits),
+        requested_at_ms=np.array(queries.requested_at_ms),
+        tick_ms=stage1.spec.tick_ms,
+    )
+    release = dataclasses.replace(smoke_pipeline.release, stage1=dataclasses.replace(stage1, statistics=statistics))
+    then = Pipeline(release=release, models=smoke_pipeline.models, settings=smoke_pipeline.settings)
+    answers = then.recommend(queries, k=100)
+    for n, query in enumerate(smoke_dataset.events.query_of(places)):
         evaluated = lists["towers_student"][smoke_dataset.events.query_ids[query]]
-        assert item_ids == [item_id for item_id, _ in evaluated]
+        served = list(zip(answers.item_ids[n], answers.scores[n].tolist(), strict=True))
+        # By item, since scores that are equal but for rounding may stand in either order.
+        assert dict(served[:50]) == pytest.approx(dict(evaluated[:50]), abs=1e-4)
+        assert [item_id for item_id, _ in served[50:]] == [item_id for item_id, _ in evaluated[50:]]
 
 
 def test_metrics_lie_in_their_intervals_and_grow_with_the_list(report: Report) -> None:

@@ -1,4 +1,3 @@
-
 import pytest
 
 from features.dataset import Dataset

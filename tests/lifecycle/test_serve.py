@@ -1,4 +1,5 @@
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from lifecycle.ask import ask_http, held_out_asks
 from lifecycle.serve import Addresses, ServeSettings, serve_settings, serving
 from serving.errors import SettingsError
 from serving.pipeline import Pipeline
+from serving.served_log import read_served_log
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -102,8 +104,11 @@ def test_in_process_the_answers_are_those_of_triton(
 def test_what_is_served_is_written_down(inprocess: tuple[Addresses, Path], smoke_pipeline: Pipeline) -> None:
     addresses, work_dir = inprocess
     reply = ask_http("22", k=3, requested_at_ms=None, http=addresses.http)
-    log = (work_dir / "served.jsonl").read_text().splitlines()
-    record = next(one for one in map(json.loads, log) if one["request_id"] == reply["request_id"])
+    log = work_dir / "served.jsonl"
+    deadline = time.monotonic() + 20.0  # written behind the answer's back
+    while f'"{reply["request_id"]}"' not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    record = next(one for one in read_served_log(log) if one["request_id"] == reply["request_id"])
     assert record["release_id"] == smoke_pipeline.release.release_id
     assert [item["item_id"] for item in reply["items"]] == record["item_ids"]
 
@@ -113,13 +118,16 @@ def test_what_was_started_ends_when_the_block_fails(
     smoke_run: Path, smoke_serving: ServeSettings, processes_naming: Callable[[Path], list[str]], tmp_path: Path
 ) -> None:
     demo = smoke_run / "demo"
-    with pytest.raises(ZeroDivisionError), serving(
-        smoke_serving,
-        release_dir=demo / "release",
-        store_dir=demo / "online_store",
-        repository_dir=demo / "model_repository",
-        work_dir=tmp_path,
-    ) as addresses:
+    with (
+        pytest.raises(ZeroDivisionError),
+        serving(
+            smoke_serving,
+            release_dir=demo / "release",
+            store_dir=demo / "online_store",
+            repository_dir=demo / "model_repository",
+            work_dir=tmp_path,
+        ) as addresses,
+    ):
         raise ZeroDivisionError
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"http://{addresses.http}/healthz", timeout=5)

@@ -140,7 +140,7 @@ def test_the_loss_is_never_negative_ignores_a_shift_and_falls_with_the_targets_s
     positive, negatives = logits[0], logits[1:]
     counts = [1.0] * len(negatives)
     loss = loss_of(positive, negatives, expected_counts=counts)
-    assert loss >= 0
+    assert loss >= -1e-5  # fp32 at logits of up to 40
     shifted = loss_of(positive + shift, [logit + shift for logit in negatives], expected_counts=counts)
     assert shifted == pytest.approx(loss, abs=1e-4)
-    assert loss_of(positive + rise, negatives, expected_counts=counts) <= loss
+    assert loss_of(positive + rise, negatives, expected_counts=counts) <= loss + 1e-5
