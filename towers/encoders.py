@@ -149,7 +149,9 @@ class CausalQueryTower(nn.Module):
         context = self.categories(categories.unsqueeze(-1))  # [B, D]
         if self.numbers is not None:
             context = context + self.numbers(numbers)
-        states = history * history_mask.unsqueeze(-1) + self.positions + context.unsqueeze(1)
+        # Padding has no position: the state before a first event is the same wherever the window begins, so what a
+        # query without history is answered from is what every query's first event has taught.
+        states = (history + self.positions) * history_mask.unsqueeze(-1) + context.unsqueeze(1)
         states = self.input_dropout(states)
         place = torch.arange(length, device=history.device)
         causal = place[:, None] >= place[None, :]

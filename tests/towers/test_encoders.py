@@ -180,13 +180,24 @@ def test_what_stands_in_the_padding_does_not_matter(seed, length):
 
 
 def test_no_item_looks_at_the_padding_before_it():
-    # Padding enters as its place alone: other embeddings of the places before the history must change nothing.
-    batch = queries(0, lengths=[2])
-    elsewhere = query_tower()
-    with torch.no_grad():
-        elsewhere.positions[: LENGTH - 2] *= -3.0
-    assert_close(elsewhere.states(*batch)[:, -2:], TOWER.states(*batch)[:, -2:])
-    assert not torch.allclose(elsewhere.states(*batch)[:, -3], TOWER.states(*batch)[:, -3])
+    # Two more places of padding: whoever looked there would see two more states in its attention.
+    history, mask, categories, numbers = queries(0, lengths=[2])
+    longer = query_tower()
+    longer.positions = torch.nn.Parameter(torch.cat([torch.ones(2, WIDTH), TOWER.positions.detach()]))
+    more_history = torch.cat([torch.zeros(1, 2, WIDTH), history], dim=1)
+    more_mask = torch.cat([torch.zeros(1, 2, dtype=torch.bool), mask], dim=1)
+    assert_close(
+        longer.states(more_history, more_mask, categories, numbers)[:, 2:],
+        TOWER.states(history, mask, categories, numbers),
+    )
+
+
+def test_the_state_before_a_first_event_is_what_a_query_without_history_is_answered_from():
+    _, _, categories, numbers = queries(0, lengths=[2])
+    history, mask, _, _ = queries(0, lengths=[2])
+    before = TOWER.states(history, mask, categories, numbers)[:, : LENGTH - 2]
+    empty = TOWER(torch.zeros_like(history), torch.zeros_like(mask), categories, numbers)
+    assert_close(before, empty.unsqueeze(1).expand_as(before))
 
 
 @settings(deadline=None, max_examples=30)
