@@ -1,7 +1,7 @@
 """Lists of the systems without a trained tower: popularity, item-kNN, EASE, transitions.
 
 Owns fitting each on what REFIT knows and scoring the whole catalogue. Each is used at its best: the weights and
-settings were chosen on validation (docs/benchmarks/baselines.md).
+settings were chosen on validation (docs/benchmarks/2026-11-22-quality.md).
 """
 
 from collections.abc import Iterator
