@@ -142,7 +142,6 @@ def served(
         smoke_serving,
         release_dir=demo / "release",
         store_dir=demo / "online_store",
-        repository_dir=demo / "model_repository",
         work_dir=tmp_path_factory.mktemp("served"),
     ) as addresses:
         yield addresses

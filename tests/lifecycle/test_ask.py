@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
-import httpx
 import pytest
 
 from features.dataset import Dataset
@@ -14,7 +13,7 @@ from lifecycle.ask import Ask, ask_http, held_out_asks, measure_latency, reply_t
 from lifecycle.serve import Addresses
 from serving.answers import STAGES
 from serving.child_process import free_ports
-from serving.errors import InvalidRequest, ServerUnavailable
+from serving.errors import InvalidRequest, RequestFailed, ServerUnavailable
 from serving.pipeline import Pipeline
 
 REPLY = {
@@ -101,7 +100,7 @@ def test_what_the_gateway_refuses_names_the_field(gateway: Callable[..., Gateway
 
 def test_an_overloaded_gateway_is_no_answer(gateway: Callable[..., Gateway]) -> None:
     server = gateway(503, {"request_id": "r", "error": {"field": None, "message": "busy"}})
-    with pytest.raises(httpx.HTTPStatusError, match="503"):
+    with pytest.raises(RequestFailed, match="the gateway answered 503: busy"):
         ask_http("7", k=2, requested_at_ms=None, http=address(server))
 
 
@@ -163,6 +162,15 @@ def test_every_stage_is_measured_over_grpc_and_the_whole_over_http(
     assert set(measured) == {*STAGES, "feature_store", "grpc_total", "http_total"}
     assert all(0 < own["p50"] <= own["p99"] for own in measured.values())
     assert sum(measured[stage]["p50"] for stage in STAGES) < measured["grpc_total"]["p99"]
+
+
+def test_a_latency_is_not_measured_on_the_fallback(
+    gateway: Callable[..., Gateway], build_dataset: Callable[..., Dataset]
+) -> None:
+    server = gateway(200, {**REPLY, "source": "fallback", "fallback_reason": "deadline_exceeded"})
+    asks = held_out_asks(build_dataset([("q1", "a", 2, "test")], item_ids=["a"]))
+    with pytest.raises(RequestFailed, match="query q1 was answered by the fallback: deadline_exceeded"):
+        measure_latency(asks, store=None, addresses=Addresses(http=address(server), grpc=None), k=2)  # type: ignore[arg-type]
 
 
 @pytest.mark.timeout(600)

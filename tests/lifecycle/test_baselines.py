@@ -10,7 +10,7 @@ from features.transforms import QueryInputs, query_inputs
 from lifecycle.baselines import baseline_lists
 from lifecycle.cuts import FOLD, REFIT, Cut
 
-# Every query's test event is on day 100; `late` stands in a validation event, `only_test` in a test event alone.
+# Test events are on day 100, but that of q5; `late` stands in a validation event, `only_test` in a test event alone.
 EVENTS = [
     *[("q1", item_id, day, "train") for item_id, day in (("old", 1), ("new", 90), ("both", 91))],
     ("q1", "only_test", 100, "test"),
@@ -21,6 +21,7 @@ EVENTS = [
     ("q3", "today", 100.2, "train"),
     ("q3", "rare", 100.5, "test"),
     *[("q4", "old", 4, "train"), ("q4", "old", 5, "train"), ("q4", "rare", 100, "test")],
+    *[("q5", "old", 6, "train"), ("q5", "new", 98, "test")],
 ]
 ITEM_IDS = ["old", "new", "both", "rare", "late", "only_test", "today", "nobodys"]
 NAMES = ["popularity", "recent_popularity", "item_knn", "ease", "ease_recency", "transitions", "transitions_ease"]
@@ -61,11 +62,11 @@ def shown(lists: RankedLists, dataset: Dataset, query: int) -> list[str]:
 def test_there_is_one_list_a_query_and_baseline(dataset: Dataset) -> None:
     lists = lists_of(dataset, REFIT)
     assert list(lists) == NAMES
-    assert {own.rows.shape for own in lists.values()} == {(4, 8)}
+    assert {own.rows.shape for own in lists.values()} == {(5, 8)}
 
 
 def test_popularity_counts_the_events_that_the_cut_knows(dataset: Dataset) -> None:
-    # old 5 events, new 2, both 2, rare 1, late 1 (validation), today 1; equals keep the order of the catalogue
+    # old 6 events, new 2, both 2, rare 1, late 1 (validation), today 1; equals keep the order of the catalogue
     popularity = lists_of(dataset, REFIT)["popularity"]
     assert shown(popularity, dataset, 0) == ["rare", "late", "today"]  # q1 had old, new, both
     assert shown(popularity, dataset, 1) == ["both", "today"]  # q2 had old, new, rare, late
@@ -76,7 +77,8 @@ def test_popularity_counts_the_events_that_the_cut_knows(dataset: Dataset) -> No
 
 
 def test_recent_popularity_counts_the_month_before_the_day_of_the_request(dataset: Dataset) -> None:
-    # Days 70 to 99: new 90 and 92, both 91 and 94, rare 93, late 95; old is too old, and today's events come too late.
+    # Days 70 to 99: new 90 and 92 (98 is a test event), both 91 and 94, rare 93, late 95; old is too old, and today's
+    # event comes too late.
     recent = lists_of(dataset, REFIT)["recent_popularity"]
     places = [ITEM_IDS.index(item_id) + 2 for item_id in ("new", "both", "rare", "late")]
     assert recent.rows[3, :4].tolist() == places
@@ -99,7 +101,7 @@ def test_no_baseline_shows_what_a_query_had_or_what_the_cut_does_not_know(datase
 @pytest.mark.parametrize("name", NAMES)
 def test_lists_are_as_long_as_asked_and_their_scores_fall(dataset: Dataset, name: str) -> None:
     lists, long = lists_of(dataset, REFIT, k=2)[name], lists_of(dataset, REFIT)[name]
-    assert lists.rows.shape == (4, 2)
+    assert lists.rows.shape == (5, 2)
     np.testing.assert_array_equal(lists.rows, long.rows[:, :2])
     assert (long.scores[:, 1:] <= long.scores[:, :-1]).all()
 

@@ -9,13 +9,25 @@ import pytest
 from evaluation.errors import EvaluationError
 from features.errors import FeaturesError
 from lifecycle.entry import plain_errors
-from lifecycle.steps import MissingInput
+from lifecycle.steps import MissingInput, Occupied
 from serving.errors import ReleaseDamaged, ServingError
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("kind", [FeaturesError, EvaluationError, ServingError, ReleaseDamaged, MissingInput])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        FeaturesError,
+        EvaluationError,
+        ServingError,
+        ReleaseDamaged,
+        MissingInput,
+        Occupied,
+        ValueError,
+        FileNotFoundError,
+    ],
+)
 def test_a_foreseen_error_ends_with_its_message_and_status_1(
     kind: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -44,7 +44,7 @@ def build_export(smoke_run: Path, smoke_dataset: Dataset) -> Callable[..., Expor
             "ranker": "student",
             "build_towers": refuse,
             "report": {},
-            "settings": PipelineSettings(),
+            "settings": PipelineSettings(num_ranked=50),
             "parity_events": 5,
             "seed": 1,
         }
@@ -100,11 +100,6 @@ def test_every_item_has_its_title(release: Release, smoke_dataset: Dataset) -> N
     assert dict(release.titles) == dict(zip(smoke_dataset.items.catalogue.item_ids, smoke_dataset.titles, strict=True))
 
 
-def test_nothing_of_the_gates_stays(smoke_run: Path) -> None:
-    assert not list((smoke_run / "demo").glob(".gate-*"))
-    assert not list((smoke_run / "demo").glob(".*.partial*"))
-
-
 def test_a_ranker_that_is_not_there_is_refused_by_what_there_is(build_export: Callable[..., Export]) -> None:
     with pytest.raises(ValueError, match="release_ranker: expected one of student, gradient_boosting; got 'teacher'"):
         build_export(ranker="teacher")
@@ -118,9 +113,17 @@ def test_an_index_of_another_embedding_space_is_refused(
     facts["refit"]["embedding_space_hash"] = "0123456789abcdef"
     (tmp_path / "index" / "index.json").write_text(json.dumps(facts))
     (tmp_path / "release").mkdir()
-    with pytest.raises(Exception, match=r"embedding space 0123456789abcdef .*scripts/build_index\.py"):
+    with pytest.raises(ValueError, match=r"embedding space 0123456789abcdef .*scripts/build_index\.py"):
         build_export(index_dir=tmp_path / "index").run(tmp_path / "release")
     assert not (tmp_path / "release" / "manifest.json").exists()
+
+
+def test_a_ranker_that_learnt_on_other_lists_is_not_released(
+    build_export: Callable[..., Export], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="learnt on lists of 50"):
+        build_export(settings=PipelineSettings(num_ranked=100)).run(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_online_store_has_every_querys_state_before_its_test_event(

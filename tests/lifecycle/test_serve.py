@@ -11,6 +11,7 @@ import pytest
 from features.dataset import Dataset
 from lifecycle.ask import ask_http, held_out_asks
 from lifecycle.serve import Addresses, ServeSettings, serve_settings, serving
+from lifecycle.steps import Occupied
 from serving.errors import SettingsError
 from serving.pipeline import Pipeline
 from serving.served_log import read_served_log
@@ -72,7 +73,6 @@ def inprocess(
         settings,
         release_dir=demo / "release",
         store_dir=demo / "online_store",
-        repository_dir=demo / "model_repository",
         work_dir=work_dir,
     ) as addresses:
         yield addresses, work_dir
@@ -113,6 +113,18 @@ def test_what_is_served_is_written_down(inprocess: tuple[Addresses, Path], smoke
     assert [item["item_id"] for item in reply["items"]] == record["item_ids"]
 
 
+def test_a_folder_that_a_server_works_in_is_not_another_ones(
+    inprocess: tuple[Addresses, Path], smoke_run: Path, smoke_serving: ServeSettings
+) -> None:
+    demo, (_, work_dir) = smoke_run / "demo", inprocess
+    with (
+        pytest.raises(Occupied, match=r"another process holds .*/\.lock; wait for its end, or name another folder"),
+        serving(smoke_serving, release_dir=demo / "release", store_dir=demo / "online_store", work_dir=work_dir),
+    ):
+        raise AssertionError("two servers share a folder")
+    assert not (work_dir / "triton").exists()
+
+
 @pytest.mark.slow
 def test_what_was_started_ends_when_the_block_fails(
     smoke_run: Path, smoke_serving: ServeSettings, processes_naming: Callable[[Path], list[str]], tmp_path: Path
@@ -124,7 +136,6 @@ def test_what_was_started_ends_when_the_block_fails(
             smoke_serving,
             release_dir=demo / "release",
             store_dir=demo / "online_store",
-            repository_dir=demo / "model_repository",
             work_dir=tmp_path,
         ) as addresses,
     ):

@@ -8,7 +8,7 @@ import pytest
 from features.dataset import Dataset
 from lifecycle.candidates import StageOne
 from lifecycle.cuts import FOLD
-from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, TEACHER
+from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, TEACHER, check_num_ranked
 from ranking.data import RankerLists
 from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
@@ -79,3 +79,9 @@ def test_the_student_is_smaller_than_its_teacher(ranker_dir: Path) -> None:
     assert (student["num_layers"], student["width"]) == (1, 32)
     assert (teacher["num_layers"], teacher["width"]) == (6, 384)
     assert student["vocabulary"] == teacher["vocabulary"]
+
+
+def test_lists_of_another_length_than_was_learnt_on_are_refused(ranker_dir: Path) -> None:
+    check_num_ranked(ranker_dir, 50)
+    with pytest.raises(ValueError, match=r"learnt on lists of 50 but serving\.pipeline\.num_ranked is 100; set ranker"):
+        check_num_ranked(ranker_dir, 100)

@@ -9,7 +9,7 @@ import torch
 
 from features.dataset import Dataset
 from lifecycle.cuts import CUTS, FOLD, REFIT
-from lifecycle.train_towers import EpochSeed, TowersTraining, item_counts, neighbour_tables
+from lifecycle.train_towers import EpochSeed, TowersTraining, item_counts, neighbour_tables, write_json
 from serving.retrieval import RETRIEVERS, Stage1
 
 EVENTS = [
@@ -70,6 +70,14 @@ def test_a_cut_that_is_complete_is_kept_when_a_killed_run_goes_on(tmp_path: Path
     missing = dict.fromkeys(TowersTraining.__dataclass_fields__)
     TowersTraining(**missing).run(tmp_path)  # type: ignore[arg-type]
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["fold", "refit", "training.json", "training.json"]
+
+
+def test_a_file_that_says_that_a_part_is_complete_appears_whole(tmp_path: Path) -> None:
+    write_json(tmp_path / "training.json", {"epochs": 3})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json(tmp_path / "training.json", {"epochs": object()})
+    assert [path.name for path in tmp_path.iterdir()] == ["training.json"]
+    assert json.loads((tmp_path / "training.json").read_text()) == {"epochs": 3}
 
 
 def test_a_run_leaves_both_cuts_complete_and_no_checkpoint(smoke_run: Path) -> None:

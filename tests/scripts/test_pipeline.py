@@ -105,12 +105,13 @@ def test_the_release_verifies_and_the_registrys_champion_is_it(smoke_run: Path) 
 
 
 def test_a_run_leaves_its_results_and_nothing_half_written(smoke_run: Path) -> None:
-    left = {path.name for path in (smoke_run / "demo").iterdir()}
-    assert left == {
-        *("data", "towers", "index", "ranker", "evaluation", "release", "published", "serving", "report.json"),
-        *("online_store", "model_repository", ".hydra_run"),
+    steps = ("data", "towers", "index", "ranker", "evaluation", "release", "published")
+    assert {path.name for path in (smoke_run / "demo").iterdir()} == {
+        *steps,
+        *(f".{name}.lock" for name in steps),
+        *("serving", "report.json", "online_store", "model_repository", ".hydra_run"),
     }
-    assert not [path for path in smoke_run.rglob("*") if "partial" in path.name or path.name.endswith(".tmp")]
+    assert half_written(smoke_run) == []
 
 
 def test_the_demonstration_shows_three_queries_with_titles_and_both_ways_to_ask(smoke_run: Path) -> None:
@@ -189,23 +190,33 @@ def other_run(smoke_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cut", ["fold", "refit"])
+@pytest.mark.parametrize(("cut", "is_torn"), [("fold", False), ("fold", True), ("refit", False)])
 def test_a_run_that_was_killed_while_it_trained_goes_on_and_ends_as_if_it_had_not_been(
-    smoke_run: Path, other_run: Path, start_script: Start, run_script: Run, smoke_settings: Settings, cut: str
+    smoke_run: Path,
+    other_run: Path,
+    start_script: Start,
+    run_script: Run,
+    smoke_settings: Settings,
+    cut: str,
+    is_torn: bool,
 ) -> None:
     command = ("run_pipeline", *smoke_settings(other_run), "until=build_index")
     demo = other_run / "demo"
+    checkpoint = demo / ".towers.partial" / cut / "last.ckpt"
     with started(start_script, *command) as process:
-        wait_until(lambda: (demo / ".towers.partial" / cut / "last.ckpt").is_file(), process=process)
+        wait_until(checkpoint.is_file, process=process)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)
     assert not (demo / "towers").exists()
+    if is_torn:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
 
     done = run_script(*command)
     assert done.returncode == 0, done.stdout
-    assert f"cut {cut}: training goes on from a checkpoint" in done.stdout
     assert "prepare_data: nothing changed" in done.stdout
-    assert {path.name for path in demo.iterdir()} == {"data", "towers", "index", ".hydra_run"}
+    assert (f"cut {cut}: training goes on from a checkpoint" in done.stdout) == (not is_torn)
+    assert ("last.ckpt cannot be read" in done.stdout) == is_torn
+    assert half_written(demo) == []
     for name in ("fold", "refit"):
         wanted, got = (
             np.load(run / "demo" / "towers" / name / "arrays" / "item_embeddings.npy") for run in (smoke_run, other_run)
@@ -272,6 +283,7 @@ def test_a_step_that_runs_alone_measures_what_the_whole_run_did(
         assert pq.read_table(tmp_path / "lists" / path.name).equals(pq.read_table(path)), path.stem
 
 
+@pytest.mark.slow
 def test_a_last_step_that_is_none_is_refused_by_what_there_is(run_script: Run, tmp_path: Path) -> None:
     done = run_script("run_pipeline", f"run_dir={tmp_path}/demo", "until=train_tower")
     assert done.returncode == 1
@@ -283,6 +295,12 @@ def test_a_last_step_that_is_none_is_refused_by_what_there_is(run_script: Run, t
 def read(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     return rows
+
+
+def half_written(folder: Path) -> list[Path]:
+    """Files and folders of something that was not finished."""
+    marks = (".partial", ".former", ".tmp", ".ckpt")
+    return [path for path in folder.rglob("*") if any(mark in path.name for mark in marks)]
 
 
 def read_record(directory: Path) -> dict[str, Any]:

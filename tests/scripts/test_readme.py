@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,7 +87,12 @@ def test_every_script_that_is_named_exists(stem: str) -> None:
     assert (ROOT / "scripts" / f"{stem}.py").is_file()
 
 
-@pytest.mark.parametrize("stem", sorted({overrides_of(command)[0] for command in SCRIPTS}))
+def marked(stem: str) -> object:
+    """What trains or measures takes seconds to import, and other tests run it."""
+    return stem if stem in ("recommend", "serve") else pytest.param(stem, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("stem", [marked(stem) for stem in sorted({overrides_of(one)[0] for one in SCRIPTS})])
 def test_every_script_shows_its_settings(stem: str) -> None:
     done = run(sys.executable, f"scripts/{stem}.py", "--help")
     assert done.returncode == 0, done.stderr
@@ -146,6 +152,7 @@ def test_a_running_server_is_asked_by_the_script(command: str, served: Addresses
     assert len(lines) == 1 + 10 + 1
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("curl ")])
 def test_a_running_server_is_asked_by_curl(command: str, served: Addresses) -> None:
     done = run(*shlex.split(at(command, served)))

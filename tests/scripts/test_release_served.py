@@ -17,7 +17,7 @@ from features.transforms import QueryFeatures
 from lifecycle.ask import Ask, held_out_asks
 from lifecycle.serve import Addresses, ServeSettings
 from serving.client import RecommendClient
-from serving.errors import InvalidRequest
+from serving.errors import InvalidRequest, ServerFailed
 from serving.model_repository import build_model_repository
 from serving.pipeline import Pipeline
 from serving.release import verify
@@ -124,40 +124,51 @@ def test_an_unknown_item_in_a_history_is_no_failure(
     assert wanted.item_ids[0] != smoke_pipeline.recommend(features, k=10).item_ids[0]
 
 
-@pytest.mark.parametrize("damage", ["changed", pytest.param("missing", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("damage", ["changed", "missing"])
 def test_a_damaged_release_is_not_served_and_the_message_names_file_and_hash(
-    smoke_run: Path,
-    smoke_serving: ServeSettings,
-    run_script: Run,
-    processes_naming: Naming,
-    tmp_path: Path,
-    damage: str,
+    smoke_run: Path, run_script: Run, processes_naming: Naming, tmp_path: Path, damage: str
+) -> None:
+    shutil.copytree(smoke_run / "demo" / "release", tmp_path / "release")
+    damaged, expected = damage_ranker(tmp_path / "release", damage)
+    done = run_script(
+        "serve",
+        "serving=demo",
+        f"release_dir={tmp_path}/release",
+        f"store_dir={smoke_run}/demo/online_store",
+        f"work_dir={tmp_path}/serving",
+        f"hydra.run.dir={tmp_path}/hydra",
+    )
+    assert done.returncode == 1
+    assert re.search(rf"ReleaseDamaged: {re.escape(str(damaged))} is .*{expected}", done.stdout)
+    assert "Traceback" not in done.stdout
+    assert processes_naming(tmp_path) == []
+
+
+def test_triton_itself_refuses_a_release_that_was_damaged_after_its_repository_was_made(
+    smoke_run: Path, smoke_serving: ServeSettings, tmp_path: Path
 ) -> None:
     shutil.copytree(smoke_run / "demo" / "release", tmp_path / "release")
     build_model_repository(
         release_dir=tmp_path / "release", repository_dir=tmp_path / "models", settings=smoke_serving.triton
     )
-    damaged = tmp_path / "release" / "ranker.onnx"
-    expected = verify(tmp_path / "release")["files"]["ranker.onnx"]
+    damaged, expected = damage_ranker(tmp_path / "release", "changed")
+    server = TritonServer(settings=smoke_serving.triton, repository_dir=tmp_path / "models", work_dir=tmp_path)
+    with pytest.raises(ServerFailed, match=rf"failed to load 'recommend'[\s\S]*{re.escape(str(damaged))}.*{expected}"):
+        server.start()
+    assert server.pid is None
+
+
+def damage_ranker(release_dir: Path, damage: str) -> tuple[Path, str]:
+    """Damage a file of a release; returns the file and the hash that it should have."""
+    damaged = release_dir / "ranker.onnx"
+    expected = str(verify(release_dir)["files"]["ranker.onnx"])
     if damage == "missing":
         damaged.unlink()
     else:
         content = bytearray(damaged.read_bytes())
         content[len(content) // 2] ^= 1
         damaged.write_bytes(content)
-    done = run_script(
-        "serve",
-        "serving=demo",
-        f"release_dir={tmp_path}/release",
-        f"store_dir={smoke_run}/demo/online_store",
-        f"repository_dir={tmp_path}/models",
-        f"work_dir={tmp_path}/serving",
-        f"hydra.run.dir={tmp_path}/hydra",
-    )
-    assert done.returncode == 1
-    assert re.search(rf"ServerFailed: [\s\S]*{re.escape(str(damaged))} is [\s\S]*{expected}", done.stdout), done.stdout
-    assert "Traceback" not in done.stdout
-    assert processes_naming(tmp_path) == []
+    return damaged, expected
 
 
 def post(addresses: Addresses, **body: object) -> httpx.Response:
