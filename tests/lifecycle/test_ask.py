@@ -161,7 +161,6 @@ def test_every_stage_is_measured_over_grpc_and_the_whole_over_http(
     measured = measure_latency(asks, store=smoke_store, addresses=served, k=5, warm_up=2)
     assert set(measured) == {*STAGES, "feature_store", "grpc_total", "http_total"}
     assert all(0 < own["p50"] <= own["p99"] for own in measured.values())
-    assert sum(measured[stage]["p50"] for stage in STAGES) < measured["grpc_total"]["p99"]
 
 
 def test_a_latency_is_not_measured_on_the_fallback(

@@ -31,11 +31,11 @@ def lists(smoke_run: Path) -> dict[str, dict[str, list[tuple[str, float]]]]:
     found: dict[str, dict[str, list[tuple[str, float]]]] = {}
     for path in (smoke_run / "lists").glob("*.parquet"):
         if path.stem != "relevant":
-            rows = pq.read_table(path).to_pylist()
-            by_query = found.setdefault(path.stem, {})
-            for row in rows:
-                by_query.setdefault(row["query_id"], []).append((row["item_id"], row["score"]))
-                assert len(by_query[row["query_id"]]) == row["rank"]
+            table, by_query = pq.read_table(path), found.setdefault(path.stem, {})
+            columns = (table[name].to_pylist() for name in ("query_id", "item_id", "rank", "score"))
+            for query_id, item_id, rank, score in zip(*columns, strict=True):
+                by_query.setdefault(query_id, []).append((item_id, score))
+                assert len(by_query[query_id]) == rank
     return found
 
 

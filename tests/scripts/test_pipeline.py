@@ -57,14 +57,14 @@ def test_the_report_keeps_its_schema_and_has_every_system_step_and_stage(report:
 
 
 def test_the_lists_scored_by_hand_give_the_numbers_of_the_report(smoke_run: Path, report: dict[str, Any]) -> None:
-    relevant = {row["query_id"]: row["item_id"] for row in read(smoke_run / "lists" / "relevant.parquet")}
+    relevant = dict(read(smoke_run / "lists" / "relevant.parquet", "query_id", "item_id"))
     systems = sorted(path.stem for path in (smoke_run / "lists").glob("*.parquet") if path.stem != "relevant")
     assert systems == sorted(set(report["systems"]) - {"towers_teacher"})
     for system in systems:
         rank_of: dict[str, int] = {}
-        for row in read(smoke_run / "lists" / f"{system}.parquet"):
-            if row["item_id"] == relevant[row["query_id"]]:
-                rank_of[row["query_id"]] = row["rank"]
+        for query_id, item_id, rank in read(smoke_run / "lists" / f"{system}.parquet", "query_id", "item_id", "rank"):
+            if item_id == relevant[query_id]:
+                rank_of[query_id] = rank
         ndcg = recall = 0.0
         for query_id in relevant:
             rank = rank_of.get(query_id, 1_000_000)
@@ -85,7 +85,7 @@ def test_what_is_held_out_is_the_last_event_of_each_query_in_the_raw_file(smoke_
         query_id, item_id, _, at_s = line.split("\t")
         if query_id not in last or float(at_s) >= last[query_id][0]:  # of equals the later line
             last[query_id] = (float(at_s), item_id)
-    relevant = {row["query_id"]: row["item_id"] for row in read(smoke_run / "lists" / "relevant.parquet")}
+    relevant = dict(read(smoke_run / "lists" / "relevant.parquet", "query_id", "item_id"))
     assert relevant == {query_id: item_id for query_id, (_, item_id) in last.items()}
 
 
@@ -292,9 +292,10 @@ def test_a_last_step_that_is_none_is_refused_by_what_there_is(run_script: Run, t
     assert {path.name for path in (tmp_path / "demo").iterdir()} <= {".hydra_run"}
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return rows
+def read(path: Path, *columns: str) -> Iterator[tuple[Any, ...]]:
+    """Rows of a parquet file."""
+    table = pq.read_table(path, columns=list(columns))
+    return zip(*(table[column].to_pylist() for column in columns), strict=True)
 
 
 def half_written(folder: Path) -> list[Path]:
