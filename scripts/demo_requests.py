@@ -10,6 +10,7 @@ import hydra
 from composed import dataset_of
 from omegaconf import DictConfig
 
+from evaluation.latency import smallest_sample
 from features.online_store import OnlineStore
 from lifecycle.ask import held_out_asks, measure_latency, show
 from lifecycle.entry import plain_errors
@@ -19,6 +20,8 @@ from serving.release import Release
 
 
 def run(cfg: DictConfig) -> None:
+    if cfg.measured_requests < smallest_sample(99.0):
+        raise ValueError(f"measured_requests: a p99 needs at least {smallest_sample(99.0)}; got {cfg.measured_requests}")
     dataset = dataset_of(cfg)
     release, store = Release.open(Path(cfg.release_dir)), OnlineStore.open(Path(cfg.store_dir))
     asks = held_out_asks(dataset)
