@@ -21,7 +21,9 @@ from serving.release import Release
 
 def run(cfg: DictConfig) -> None:
     if cfg.measured_requests < smallest_sample(99.0):
-        raise ValueError(f"measured_requests: a p99 needs at least {smallest_sample(99.0)}; got {cfg.measured_requests}")
+        raise ValueError(
+            f"measured_requests: a p99 needs at least {smallest_sample(99.0)}; got {cfg.measured_requests}"
+        )
     dataset = dataset_of(cfg)
     release, store = Release.open(Path(cfg.release_dir)), OnlineStore.open(Path(cfg.store_dir))
     asks = held_out_asks(dataset)
