@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import FeaturesError
+from features.ids import ItemId, ItemRow
 from features.vocab import FIRST, PADDING, UNKNOWN
 
 
@@ -36,17 +37,17 @@ class Catalogue:
         """Rows of the item table: the items, padding and unknown."""
         return len(self.item_ids) + FIRST
 
-    def row(self, item_id: str) -> int:
-        """ItemRow of an item; UNKNOWN for one that is not in the catalogue."""
-        return self._row_of.get(item_id, UNKNOWN) if item_id else PADDING
+    def row(self, item_id: str) -> ItemRow:
+        """Row of an item; UNKNOWN for one that is not in the catalogue."""
+        return ItemRow(self._row_of.get(item_id, UNKNOWN) if item_id else PADDING)
 
     def rows(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
         """ItemRows [len(item_ids)]; unknown items get UNKNOWN, empty ids PADDING."""
         return np.array([self.row(item_id) for item_id in item_ids], dtype=np.int64)
 
-    def item_id(self, row: int) -> str:
-        """ItemId in a row; empty for padding and unknown."""
-        return self.item_ids[row - FIRST] if row >= FIRST else ""
+    def item_id(self, row: int) -> ItemId:
+        """Item in a row; empty for padding and unknown."""
+        return ItemId(self.item_ids[row - FIRST] if row >= FIRST else "")
 
 
 @dataclass(frozen=True)
