@@ -1,6 +1,6 @@
 """The kinds of id, each its own type, so that mypy refuses one where another is meant.
 
-Owns the names alone. Rows and items are made in `catalogue.py`; arrays of ids are plain int64, their comments say which.
+Owns the names alone. Rows and items are made in `catalogue.py`; arrays of ids are int64, their comments say which.
 """
 
 from typing import NewType
