@@ -1,7 +1,7 @@
 """The description of every feature, frozen and hashed.
 
-Owns names, kinds, shapes and defaults. The hash travels in checkpoints, ONNX metadata, the index and the release, so
-that artefacts made for different features are never used together.
+Owns names, kinds, shapes and defaults. The hash is written into checkpoints, ONNX metadata and the release; a release
+whose spec has another hash, and a request of another spec, are refused.
 """
 
 import hashlib
