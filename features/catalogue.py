@@ -43,7 +43,8 @@ class Catalogue:
 
     def rows(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
         """ItemRows [len(item_ids)]; unknown items get UNKNOWN, empty ids PADDING."""
-        return np.array([self.row(item_id) for item_id in item_ids], dtype=np.int64)
+        known = self._row_of
+        return np.array([known.get(item_id, UNKNOWN) if item_id else PADDING for item_id in item_ids], dtype=np.int64)
 
     def item_id(self, row: int) -> ItemId:
         """Item in a row; empty for padding and unknown."""

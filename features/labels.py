@@ -1,10 +1,13 @@
-"""Feedback -> graded relevance, and where each label came from.
+"""Feedback -> graded relevance, where each label came from, and how many better ones would be needed.
 
-Owns the columns `relevance` (float32, >= 0) and `label_source`. Knows nothing of time or splits.
+Owns the columns `relevance` (float32, >= 0) and `label_source`. Relevance 0 is feedback too: what was refused or
+skipped stays in the log and in histories, and is never a target. Knows nothing of time or splits.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Protocol
 
 import pyarrow as pa
@@ -87,6 +90,29 @@ class ActionLabels:
             relevance = pc.fill_null(relevance, float(self.otherwise))
         source = pc.if_else(pc.is_null(place), pa.scalar(ASSUMED), pa.scalar(IMPLICIT))
         return _with_labels(events, relevance=relevance, label_source=source)
+
+
+def labels_needed(*, width: float, proportion: float = 0.5, confidence: float = 0.95) -> int:
+    """Explicit labels that a confidence interval of a given width asks for.
+
+    The labels are judgements of served items, drawn at random; the interval is of the share judged relevant, such as
+    precision. The number times what one judgement costs is what implicit feedback saves, and what trusting it risks.
+
+    Args:
+        width: of the whole interval, in (0, 1).
+        proportion: expected share, in (0, 1); 0.5 asks for the most labels.
+        confidence: of the interval, in (0, 1).
+
+    Raises:
+        LabelError: a value is out of its bounds.
+
+    Source: the normal approximation to the binomial, n = z^2 p (1 - p) / (width / 2)^2.
+    """
+    for name, value in (("width", width), ("proportion", proportion), ("confidence", confidence)):
+        if not 0.0 < value < 1.0:
+            raise LabelError(f"labels_needed: expected {name} between 0 and 1; got {value}")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    return math.ceil(z**2 * proportion * (1.0 - proportion) / (width / 2) ** 2)
 
 
 def _with_labels(events: pa.Table, *, relevance: pa.Array, label_source: pa.Array | str) -> pa.Table:

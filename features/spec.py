@@ -15,7 +15,11 @@ from features.errors import FeaturesError
 
 Side = Literal["query", "item", "ranker"]
 Kind = Literal["id", "category", "number", "sequence", "text"]
+# Where a value comes from: a column of the dataset, the query's history, the instant of the request, the last refresh
+# tick, or a retriever's answer.
+Origin = Literal["column", "history", "request", "tick", "retriever"]
 DAY_MS = 86_400_000
+MAX_STORED_HISTORY = 10_000
 
 
 @dataclass(frozen=True)
@@ -23,62 +27,109 @@ class Feature:
     """One feature.
 
     Attributes:
+        origin: where the value comes from.
         length: values a row: 1, the places of a many-valued category, of a sequence, or tokens of a text.
-        default: what a missing value becomes, before encoding.
+        default: what a missing value becomes, before encoding; None for a number without one: its mean.
     """
 
     name: str
     side: Side
     kind: Kind
     dtype: Literal["int64", "float32"]
+    origin: Origin = "column"
     length: int = 1
-    default: str | float = ""
+    default: str | float | None = ""
 
     def __post_init__(self) -> None:
-        if self.side not in get_args(Side) or self.kind not in get_args(Kind) or self.length < 1:
-            raise FeaturesError(
-                f"feature {self.name!r}: expected a side of {get_args(Side)}, a kind of {get_args(Kind)} and a length "
-                f"of at least 1; got {self.side!r}, {self.kind!r}, {self.length}"
-            )
+        for what, got, allowed in (
+            ("side", self.side, get_args(Side)),
+            ("kind", self.kind, get_args(Kind)),
+            ("origin", self.origin, get_args(Origin)),
+        ):
+            if got not in allowed:
+                raise FeaturesError(f"feature {self.name!r}: expected {what} to be one of {allowed}; got {got!r}")
+        if self.length < 1:
+            raise FeaturesError(f"feature {self.name!r}: expected a length of at least 1; got {self.length}")
 
 
 @dataclass(frozen=True)
 class TextLayout:
-    """How the ranker's token row is laid out: [CLS] history titles [SEP] candidate text [SEP].
+    """How the ranker's token row is laid out: [CLS] query text, history titles [SEP] candidate text [SEP].
 
     Attributes:
+        query_tokens: tokens of what the query says; 0 where queries have no text.
         history_items: how many of the newest history items appear by title.
         history_tokens: tokens a title may take there.
         candidate_tokens: tokens of the candidate's own text.
     """
 
+    query_tokens: int = 0
     history_items: int = 3
     history_tokens: int = 4
     candidate_tokens: int = 17
 
+    def __post_init__(self) -> None:
+        sizes = (self.query_tokens, self.history_items, self.history_tokens)
+        if min(sizes) < 0 or self.candidate_tokens < 1:
+            raise FeaturesError(
+                "features.text: expected 0 or more query_tokens, history_items and history_tokens and at least 1 "
+                f"candidate_tokens; got {sizes} and {self.candidate_tokens}"
+            )
+
     @property
     def length(self) -> int:
         """Tokens a row, the three special ones included."""
-        return 3 + self.history_items * self.history_tokens + self.candidate_tokens
+        return 3 + self.context_tokens + self.candidate_tokens
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens between [CLS] and the first [SEP]: the query's side of the row."""
+        return self.query_tokens + self.history_items * self.history_tokens
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Every feature, in the order in which arrays stack them."""
+    """Every feature, in the order in which arrays stack them.
+
+    Attributes:
+        tick_ms: item aggregates are as of the last multiple of this before a request.
+        stored_history: newest events of a query that stores keep; no feature looks further back. 0 where what a query
+            was judged for is nothing that it did: its text is then all that is known of it.
+        session_gap_minutes: a longer pause begins a new session.
+        repeats: whether an item of a query's own history may be recommended to it again.
+    """
 
     features: tuple[Feature, ...]
     text: TextLayout
     tick_ms: int = DAY_MS
+    stored_history: int = 1000
+    session_gap_minutes: int = 30
+    repeats: bool = False
 
     def __post_init__(self) -> None:
+        fits = self.history_length <= max(self.stored_history, 1)  # an array has a place even for nothing
+        if not fits or not 0 <= self.stored_history <= MAX_STORED_HISTORY:
+            raise FeaturesError(
+                f"features.columns.stored_history: expected at least the {self.history_length} of history_length and "
+                f"at most {MAX_STORED_HISTORY}; got {self.stored_history}"
+            )
+        if self.tick_ms < DAY_MS or self.tick_ms % DAY_MS or self.session_gap_minutes < 1:
+            raise FeaturesError(
+                "features.columns: expected tick_days and session_gap_minutes of at least 1; "
+                f"got {self.tick_ms / DAY_MS} and {self.session_gap_minutes}"
+            )
         names = [(feature.side, feature.kind, feature.name) for feature in self.features]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise FeaturesError(f"a feature spec needs distinct names of each side and kind; {repeated} come twice")
 
-    def names(self, side: Side, kind: Kind) -> tuple[str, ...]:
-        """Names of one side and kind, in stacking order."""
-        return tuple(feature.name for feature in self.features if feature.side == side and feature.kind == kind)
+    def names(self, side: Side, kind: Kind, *origins: Origin) -> tuple[str, ...]:
+        """Names of one side and kind, in stacking order; of the given origins alone, if any are given."""
+        return tuple(
+            feature.name
+            for feature in self.features
+            if feature.side == side and feature.kind == kind and (not origins or feature.origin in origins)
+        )
 
     def length(self, side: Side, kind: Kind) -> int:
         """The longest length among the features of one side and kind; 1 if there are none."""
@@ -106,36 +157,7 @@ class FeatureSpec:
             features=tuple(Feature(**feature) for feature in content["features"]),
             text=TextLayout(**content["text"]),
             tick_ms=int(content["tick_ms"]),
-        )
-
-
-@dataclass(frozen=True)
-class FeatureColumns:
-    """Which raw columns become which features, and how long they may be; conf/features/*.yaml fills it."""
-
-    query_categories: tuple[str, ...]
-    query_numbers: tuple[str, ...]
-    item_categories: tuple[str, ...]
-    item_numbers: tuple[str, ...]
-    item_texts: tuple[str, ...]
-    history_length: int = 50
-    category_length: int = 4
-    min_category_count: int = 2
-    tick_days: int = 1
-
-    def spec(self, *, text: TextLayout, ranker_features: tuple[str, ...]) -> FeatureSpec:
-        """The spec of a dataset with these columns."""
-        return FeatureSpec(
-            features=(
-                Feature("history", "query", "sequence", "int64", self.history_length),
-                *(Feature(name, "query", "category", "int64") for name in self.query_categories),
-                *(Feature(name, "query", "number", "float32", default=float("nan")) for name in self.query_numbers),
-                Feature("item_id", "item", "id", "int64"),
-                *(Feature(name, "item", "category", "int64", self.category_length) for name in self.item_categories),
-                *(Feature(name, "item", "number", "float32", default=float("nan")) for name in self.item_numbers),
-                *(Feature(name, "item", "text", "int64", text.candidate_tokens) for name in self.item_texts),
-                *(Feature(name, "ranker", "number", "float32", default=0.0) for name in ranker_features),
-            ),
-            text=text,
-            tick_ms=self.tick_days * DAY_MS,
+            stored_history=int(content["stored_history"]),
+            session_gap_minutes=int(content["session_gap_minutes"]),
+            repeats=bool(content["repeats"]),
         )

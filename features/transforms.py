@@ -3,36 +3,47 @@
 Owns query_inputs, item_inputs and ranker_inputs. Called by data modules with a batch, by the server with a row and by
 the exporter with the catalogue; nothing else turns raw values into arrays.
 
-Shapes: N queries, L history length, C candidates a query, R rows of the item table, Cq and Fq query categories and
-numbers, Ci and Fi item categories and numbers, M values of a many-valued category, S tokens, F dense features.
+Shapes: N queries, L history length, H events of the longest history given, C candidates a query, R rows of the item
+table, Cq and Fq query categories and numbers, Fc numbers of the context, Ci and Fi item categories and numbers, M
+values of a many-valued category, Sq tokens of a query's text, S tokens of a ranker's row, F dense features.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features import pairs
 from features.catalogue import Catalogue, ItemColumns
+from features.context import MAX_IDLE_DAYS, context_inputs
 from features.spec import DAY_MS, FeatureSpec
-from features.statistics import STATISTICS, ItemStatistics
+from features.statistics import ItemStatistics
 from features.text import TextTokenizer
-from features.vocab import FIRST, PADDING, UNKNOWN, Vocabularies
+from features.vocab import EVENT, FIRST, PADDING, UNKNOWN, Vocabularies
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
-
-MAX_IDLE_DAYS = 365.0
-SHORT_HISTORY = 5
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
 class QueryFeatures:
-    """Raw features of N queries, as they come from the online store or from the events table; oldest first."""
+    """Raw features of N queries, as they come from the online store or from the events table; oldest first.
+
+    Attributes:
+        history_events: the kind of each event.
+        texts: what each query says; "" where it says nothing.
+        categories, numbers: a query's attributes in the spec's order.
+    """
 
     history_item_ids: list[list[str]]
+    history_events: list[list[str]]
     history_values: list[list[float]]
     history_at_ms: list[list[int]]
+    texts: list[str]
     categories: list[list[str]]
     numbers: list[list[float]]
     requested_at_ms: list[int]
@@ -46,12 +57,16 @@ class QueryInputs:
     """Arrays of N queries: histories are left-padded, so that the newest item is always last."""
 
     history_rows: IntArray  # [N, L] ItemRow
+    history_events: IntArray  # [N, L] VocabId
     history_values: FloatArray  # [N, L]
     history_age_days: FloatArray  # [N, L] before the request
+    text_tokens: IntArray  # [N, Sq]
     categories: IntArray  # [N, Cq] VocabId
     numbers: FloatArray  # [N, Fq]
+    context: FloatArray  # [N, Fc] features/context.py
     requested_at_ms: IntArray  # [N]
-    seen_rows: IntArray  # [N, H] ItemRow of the whole history given, however long: what is not shown again
+    seen_rows: IntArray  # [N, H] ItemRow of the whole history given, newest first
+    seen_age_days: FloatArray  # [N, H] before the request
 
     @property
     def history_mask(self) -> NDArray[np.bool_]:
@@ -84,57 +99,85 @@ class RankerInputs:
 
 
 def query_inputs(
-    queries: QueryFeatures, *, spec: FeatureSpec, vocabularies: Vocabularies, catalogue: Catalogue
+    queries: QueryFeatures,
+    *,
+    spec: FeatureSpec,
+    vocabularies: Vocabularies,
+    catalogue: Catalogue,
+    tokenizer: TextTokenizer | None = None,
 ) -> QueryInputs:
-    """Encode N queries; the towers see the newest part of a history longer than the spec's."""
+    """Encode N queries; the towers see the newest part of a history longer than the spec's.
+
+    Args:
+        queries: of N rows; no feature looks further back than the spec's stored_history.
+        spec: names the features in order.
+        vocabularies: by feature name.
+        catalogue: which item stands in which row.
+        tokenizer: of the queries' texts; needed where the spec has them.
+    """
     num, length = len(queries), spec.history_length
-    rows = np.full((num, length), PADDING, dtype=np.int64)
-    values = np.zeros((num, length), dtype=np.float32)
-    at_ms = np.repeat(np.asarray(queries.requested_at_ms, dtype=np.int64)[:, None], length, axis=1)
-    longest = max((len(item_ids) for item_ids in queries.history_item_ids), default=0)
-    seen_rows = np.full((num, longest), PADDING, dtype=np.int64)
-    for n in range(num):
-        seen = catalogue.rows(queries.history_item_ids[n])
-        seen_rows[n, : len(seen)] = seen
-        kept = min(len(seen), length)
-        if kept:
-            rows[n, -kept:] = seen[-kept:]
-            values[n, -kept:] = queries.history_values[n][-kept:]
-            at_ms[n, -kept:] = queries.history_at_ms[n][-kept:]
+    stored = spec.stored_history
+    lengths = np.array([min(len(item_ids), stored) for item_ids in queries.history_item_ids], dtype=np.int64)
+    # All histories flat, one after the other.
+    item_rows = catalogue.rows(_flat(queries.history_item_ids, stored))
+    events = vocabularies.categories[EVENT].encode(_flat(queries.history_events, stored))
+    values = single_precision(_flat(queries.history_values, stored))
+    at_ms = np.array(_flat(queries.history_at_ms, stored), dtype=np.int64)
     requested_at_ms = np.asarray(queries.requested_at_ms, dtype=np.int64)
-    age_days = np.clip((requested_at_ms[:, None] - at_ms) / DAY_MS, 0.0, MAX_IDLE_DAYS).astype(np.float32)
-    names, number_names = spec.names("query", "category"), spec.names("query", "number")
-    categories = np.zeros((num, len(names)), dtype=np.int64)
-    for column, name in enumerate(names):
-        categories[:, column] = vocabularies.categories[name].encode([row[column] for row in queries.categories])
-    numbers = np.zeros((num, len(number_names)), dtype=np.float32)
-    for column, name in enumerate(number_names):
-        raw = np.array([row[column] for row in queries.numbers], dtype=np.float64)
-        numbers[:, column] = vocabularies.numbers[name].scale(raw)
+    owner = np.repeat(np.arange(num), lengths)
+    age_days = np.clip((requested_at_ms[owner] - at_ms) / DAY_MS, 0.0, MAX_IDLE_DAYS).astype(np.float32)
+    from_newest = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(owner))
+    kept = from_newest < length
+    history = owner[kept], length - 1 - from_newest[kept]  # left-padded
+    seen = owner, from_newest
+    seen_shape = (num, int(lengths.max(initial=0)))
+    names, number_names = spec.names("query", "category"), spec.names("query", "number", "column")
+    columns = [vocabularies.categories[name].encode(_column(queries.categories, n)) for n, name in enumerate(names)]
+    numbers = [
+        vocabularies.numbers[name].scale(single_precision(_column(queries.numbers, n)))
+        for n, name in enumerate(number_names)
+    ]
     return QueryInputs(
-        history_rows=rows,
-        history_values=values,
-        history_age_days=age_days,
-        categories=categories,
-        numbers=numbers,
+        history_rows=_placed(item_rows[kept], history, shape=(num, length)),
+        history_events=_placed(events[kept], history, shape=(num, length)),
+        history_values=_placed(values[kept], history, shape=(num, length)),
+        history_age_days=_placed(age_days[kept], history, shape=(num, length)),
+        text_tokens=_text_tokens(queries.texts, spec=spec, tokenizer=tokenizer),
+        categories=np.stack(columns, axis=1) if columns else np.zeros((num, 0), dtype=np.int64),
+        numbers=np.stack(numbers, axis=1) if numbers else np.zeros((num, 0), dtype=np.float32),
+        context=context_inputs(
+            requested_at_ms=requested_at_ms,
+            lengths=lengths,
+            item_rows=item_rows,
+            values=values,
+            at_ms=at_ms,
+            session_gap_minutes=spec.session_gap_minutes,
+        ),
         requested_at_ms=requested_at_ms,
-        seen_rows=seen_rows,
+        seen_rows=_placed(item_rows, seen, shape=seen_shape),
+        seen_age_days=_placed(age_days, seen, shape=seen_shape),
     )
+
+
+def single_precision(values: Sequence[float] | Sequence[Sequence[float]]) -> FloatArray:
+    """As float32, which is how requests carry numbers; what is too large for it becomes its largest."""
+    largest = np.finfo(np.float32).max
+    return np.clip(np.asarray(values, dtype=np.float64), -largest, largest).astype(np.float32)
 
 
 def item_inputs(
     items: ItemColumns, *, spec: FeatureSpec, vocabularies: Vocabularies, tokenizer: TextTokenizer
 ) -> ItemInputs:
-    """Encode the catalogue; a category with more values than its places keeps the first ones."""
+    """Encode the catalogue; a category with more distinct values than its places keeps the first ones."""
     num_rows, places = len(items.catalogue), spec.length("item", "category")
     item_id = np.full(num_rows, PADDING, dtype=np.int64)
     item_id[UNKNOWN] = UNKNOWN
     item_id[FIRST:] = vocabularies.categories["item_id"].encode(items.catalogue.item_ids)
-    category_names, number_names = spec.names("item", "category"), spec.names("item", "number")
+    category_names, number_names = spec.names("item", "category"), spec.names("item", "number", "column")
     categories = np.zeros((num_rows, len(category_names), places), dtype=np.int64)
     for column, name in enumerate(category_names):
         for row, raw in enumerate(items.categories[name], start=FIRST):
-            kept = list(raw[:places])
+            kept = list(dict.fromkeys(raw))[:places]
             categories[row, column, : len(kept)] = vocabularies.categories[name].encode(kept)
     numbers = np.zeros((num_rows, len(number_names)), dtype=np.float32)
     for column, name in enumerate(number_names):
@@ -152,6 +195,8 @@ def item_inputs(
 
 def item_texts(items: ItemColumns, *, names: Sequence[str]) -> list[str]:
     """One line of text a row of the item table, from the named text columns; padding and unknown have none."""
+    if not names:
+        return [""] * len(items.catalogue)
     per_item = zip(*(items.texts[name] for name in names), strict=True)
     return ["", "", *(". ".join(part for part in parts if part) for parts in per_item)]
 
@@ -179,10 +224,13 @@ def ranker_inputs(
     """
     dense = np.concatenate(
         [
-            _retriever_features(retriever_scores, candidate_rows != PADDING),
-            _statistics_features(queries, candidate_rows, statistics),
-            _query_features(queries, num_candidates=candidate_rows.shape[1]),
-            _affinity_features(queries, candidate_rows, items),
+            pairs.retriever_features(retriever_scores, candidate_rows != PADDING),
+            pairs.statistics_features(queries.requested_at_ms, candidate_rows, statistics),
+            np.repeat(queries.context[:, None, :], candidate_rows.shape[1], axis=1),
+            pairs.affinity_features(
+                queries.history_rows, candidate_rows, categories=items.categories, numbers=items.numbers
+            ),
+            pairs.repeat_features(queries.seen_rows, queries.seen_age_days, candidate_rows),
         ],
         axis=2,
     )
@@ -194,88 +242,29 @@ def ranker_inputs(
     )
 
 
-def ranker_feature_names(
-    *, retrievers: Sequence[str], item_categories: Sequence[str], item_numbers: Sequence[str]
-) -> tuple[str, ...]:
-    """Names of the dense features, in the order in which `ranker_inputs` stacks them."""
-    return (
-        *(f"{name}_{part}" for name in retrievers for part in ("score", "z_score", "log_rank")),
-        *(f"item_{name}" for name in STATISTICS),
-        *("query_history_length", "query_value_mean", "query_idle_days"),
-        *(f"{name}_affinity_{span}" for name in item_categories for span in ("long", "short")),
-        *(f"{name}_difference" for name in item_numbers),
-    )
+def _flat(histories: Sequence[Sequence[Any]], stored: int) -> list[Any]:
+    """The newest `stored` entries of every history, one after the other."""
+    return list(chain.from_iterable(history[max(len(history) - stored, 0) :] for history in histories))
 
 
-def _retriever_features(scores: FloatArray, present: NDArray[np.bool_]) -> FloatArray:
-    """[N, C, 3K]: score, its deviation from the list's mean, and the log of its rank in the list."""
-    # In fp64: in fp32 the mean of equal scores misses them by a rounding error, which is then all their deviation.
-    weights = present[:, :, None].astype(np.float64)
-    total = np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
-    mean = (scores * weights).sum(axis=1, keepdims=True) / total
-    deviation = np.sqrt((np.square(scores - mean) * weights).sum(axis=1, keepdims=True) / total)
-    z_score = np.where(present[:, :, None], (scores - mean) / np.maximum(deviation, 1e-6), 0.0)
-    # Ties keep the order of retrieval, so a retriever that knows nothing of a query repeats the first one's ranks.
-    order = np.argsort(np.where(present[:, :, None], -scores, np.inf), axis=1, kind="stable")
-    ranks = np.empty_like(order)
-    np.put_along_axis(ranks, order, np.arange(1, scores.shape[1] + 1)[None, :, None], axis=1)
-    stacked = np.stack([scores, z_score, np.log(ranks)], axis=3)  # [N, C, K, 3]
-    return stacked.reshape(*scores.shape[:2], -1).astype(np.float32)
+def _column(rows: Sequence[Sequence[Any]], place: int) -> list[Any]:
+    return [row[place] for row in rows]
 
 
-def _statistics_features(queries: QueryInputs, candidate_rows: IntArray, statistics: ItemStatistics) -> FloatArray:
-    """[N, C, len(STATISTICS)]: aggregates of the last tick; counts and days by logarithm."""
-    ticks = statistics.ticks(queries.requested_at_ms)
-    values = statistics.values[ticks[:, None], candidate_rows]
-    is_mean = np.array([name == "value_mean" for name in STATISTICS])
-    return np.where(is_mean, values, np.log1p(values)).astype(np.float32)
+def _placed(values: NDArray[Scalar], places: tuple[IntArray, IntArray], *, shape: tuple[int, int]) -> NDArray[Scalar]:
+    """An array of zeros, which is PADDING, with `values` at their places."""
+    array = np.zeros(shape, dtype=values.dtype)
+    array[places] = values
+    return array
 
 
-def _query_features(queries: QueryInputs, *, num_candidates: int) -> FloatArray:
-    """[N, C, 3]: what holds for all candidates of a query."""
-    mask = queries.history_mask
-    count = mask.sum(axis=1)
-    value_mean = (queries.history_values * mask).sum(axis=1) / np.maximum(count, 1)
-    idle_days = np.where(count > 0, queries.history_age_days[:, -1], MAX_IDLE_DAYS)
-    columns = np.stack([np.log1p(count), value_mean, np.log1p(idle_days)], axis=1).astype(np.float32)
-    return np.repeat(columns[:, None, :], num_candidates, axis=1)
-
-
-def _affinity_features(queries: QueryInputs, candidate_rows: IntArray, items: ItemInputs) -> FloatArray:
-    """[N, C, 2 Ci + Fi]: share of the history with the candidate's category values, and distance of its numbers."""
-    mask = queries.history_mask.astype(np.float32)
-    short = mask.copy()
-    short[:, :-SHORT_HISTORY] = 0.0
-    columns = []
-    for column in range(items.categories.shape[1]):
-        values = items.categories[:, column, :]  # [R, M]
-        for weights in (mask, short):
-            columns.append(_category_affinity(values, queries.history_rows, weights, candidate_rows))
-    for column in range(items.numbers.shape[1]):
-        numbers = items.numbers[:, column]
-        mean = (numbers[queries.history_rows] * short).sum(axis=1) / np.maximum(short.sum(axis=1), 1.0)
-        columns.append(np.abs(numbers[candidate_rows] - mean[:, None]))
-    if not columns:
-        return np.zeros((*candidate_rows.shape, 0), dtype=np.float32)
-    return np.stack(columns, axis=2).astype(np.float32)
-
-
-def _category_affinity(
-    values: IntArray, history_rows: IntArray, weights: FloatArray, candidate_rows: IntArray
-) -> FloatArray:
-    """[N, C]: mean over the candidate's values of the share of the history that has the value."""
-    num, width = history_rows.shape[0], int(values.max(initial=0)) + 1
-    history_values = values[history_rows]  # [N, L, M]
-    flat = (np.arange(num)[:, None, None] * width + history_values).reshape(-1)
-    spread = np.broadcast_to(weights[:, :, None], history_values.shape).reshape(-1)
-    counts = np.bincount(flat, weights=spread, minlength=num * width).reshape(num, width)
-    profile = counts / np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
-    profile[:, : UNKNOWN + 1] = 0.0  # neither padding nor the unknown is something in common
-    candidate_values = values[candidate_rows]  # [N, C, M]
-    shares = np.take_along_axis(profile, candidate_values.reshape(num, -1), axis=1).reshape(candidate_values.shape)
-    known = np.maximum((candidate_values > UNKNOWN).sum(axis=2), 1)
-    affinity: FloatArray = (shares.sum(axis=2) / known).astype(np.float32)
-    return affinity
+def _text_tokens(texts: Sequence[str], *, spec: FeatureSpec, tokenizer: TextTokenizer | None) -> IntArray:
+    """Token ids [N, Sq]."""
+    if not spec.text.query_tokens:
+        return np.zeros((len(texts), 0), dtype=np.int64)
+    if tokenizer is None:
+        raise ValueError("the feature spec has a query text: query_inputs needs its tokenizer")
+    return tokenizer.encode(texts, length=spec.text.query_tokens).astype(np.int64)
 
 
 def _tokens(
@@ -286,15 +275,15 @@ def _tokens(
     items: ItemInputs,
     special_tokens: tuple[int, int],
 ) -> IntArray:
-    """[N, C, S]: [CLS] titles of the newest history items, newest first [SEP] text of the candidate [SEP]."""
+    """[N, C, S]: [CLS] query text, titles of the newest history items [SEP] text of the candidate [SEP]."""
     cls, sep = special_tokens
     num, num_candidates = candidate_rows.shape
     newest = queries.history_rows[:, ::-1][:, : spec.text.history_items]
-    history = items.title_tokens[newest].reshape(num, -1)
+    context = np.concatenate([queries.text_tokens, items.title_tokens[newest].reshape(num, -1)], axis=1)
     tokens = np.empty((num, num_candidates, spec.text.length), dtype=np.int64)
-    split = 1 + history.shape[1]
+    split = 1 + context.shape[1]
     tokens[:, :, 0] = cls
-    tokens[:, :, 1:split] = history[:, None, :]
+    tokens[:, :, 1:split] = context[:, None, :]
     tokens[:, :, split] = sep
     tokens[:, :, split + 1 : -1] = items.text_tokens[candidate_rows]
     tokens[:, :, -1] = sep

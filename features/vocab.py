@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 PADDING = 0
 UNKNOWN = 1
 FIRST = 2
+EVENT = "event"  # the vocabulary of kinds of events
+ITEM_ID = "item_id"
 
 
 @dataclass(frozen=True)

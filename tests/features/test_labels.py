@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 
 from features.errors import LabelError
-from features.labels import ActionLabels, RatingLabels
+from features.labels import ActionLabels, RatingLabels, labels_needed
 
 
 def events(values: list[float], kinds: list[str] | None = None) -> pa.Table:
@@ -57,3 +57,23 @@ def test_negative_relevance_is_refused():
 @pytest.mark.parametrize("rule", [RatingLabels(), RatingLabels(threshold=4.0), ActionLabels(relevance={"rating": 1.0})])
 def test_an_empty_log_gets_the_columns(rule):
     assert rule.label(events([])).column_names == ["event", "value", "relevance", "label_source"]
+
+
+def test_the_labels_that_an_interval_asks_for_are_those_of_the_textbook():
+    # 95 %: z = 1.959964. A share of one half to within 5 points on either side: 1.96^2 * 0.25 / 0.05^2 = 384.15
+    assert labels_needed(width=0.1) == 385
+    # to within 1 point on either side: 1.96^2 * 0.25 / 0.01^2 = 9603.6
+    assert labels_needed(width=0.02) == 9604
+    # 99 %: z = 2.575829; a share of a tenth: 2.5758^2 * 0.09 / 0.05^2 = 238.86
+    assert labels_needed(width=0.1, proportion=0.1, confidence=0.99) == 239
+
+
+def test_half_the_width_takes_four_times_the_labels():
+    assert labels_needed(width=0.005) == pytest.approx(4 * labels_needed(width=0.01), abs=4)
+
+
+@pytest.mark.parametrize("name", ["width", "proportion", "confidence"])
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.1, float("nan")])
+def test_labels_for_an_interval_that_cannot_be_are_refused_by_name(name, value):
+    with pytest.raises(LabelError, match=f"expected {name} between 0 and 1; got {value}"):
+        labels_needed(**{"width": 0.1, name: value})
