@@ -9,13 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from features.copies import Mask, are_distinct, codes, encode, later_copies
 from features.errors import SchemaMismatch
 
 INSTANT = pa.timestamp("ms", tz="UTC")
 LAST_READABLE_MS = 253_402_300_799_999  # the end of year 9999
+LARGEST_VALUE = float(np.finfo(np.float32).max)  # features are of 32 bits
 TABLES = ("events", "items", "queries")
 
 # source_row is the row's place in the raw file, from 0: it breaks ties in time, and leads back from a rejected row.
@@ -52,7 +56,7 @@ class RawTables:
     """What a source read.
 
     `unparsed` holds, by table name, rows that do not fit the schema: the columns of UNPARSED and, as strings, what is
-    known of the table's own. `facts` are counts worth reporting.
+    known of the table's own. `facts` are counts worth reporting; `files` says, by table name, what it was read from.
     """
 
     events: pa.Table
@@ -60,6 +64,7 @@ class RawTables:
     queries: pa.Table
     unparsed: Mapping[str, pa.Table] = field(default_factory=dict)
     facts: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -95,10 +100,10 @@ def validate(raw: RawTables, *, now_at_ms: int) -> Validated:
         SchemaMismatch: a table lacks a column, has it with another type, or repeats a source_row.
     """
     _check_source(raw)
-    items, bad_items = _divide(raw.items, _id_reasons(raw.items, "item_id"))
-    queries, bad_queries = _divide(raw.queries, _id_reasons(raw.queries, "query_id"))
+    items, bad_items = _id_reasons(raw.items, "item_id").divide(raw.items)
+    queries, bad_queries = _id_reasons(raw.queries, "query_id").divide(raw.queries)
     reasons = _event_reasons(raw.events, item_ids=items["item_id"], query_ids=queries["query_id"], now_at_ms=now_at_ms)
-    events, bad_events = _divide(raw.events, reasons)
+    events, bad_events = reasons.divide(raw.events)
     at_ms = events["occurred_at"].cast(pa.int64())
     return Validated(
         events=events.append_column("occurred_at_ms", at_ms).select(CLEAN_EVENTS.names),
@@ -147,8 +152,7 @@ def _check_source(raw: RawTables) -> None:
         ("queries", raw.queries, RAW_QUERIES),
     ):
         _check_columns(f"raw {name}", table, schema)
-        rows = table["source_row"]
-        if rows.null_count or pc.count_distinct(rows).as_py() != table.num_rows:
+        if not are_distinct(table["source_row"]):
             raise SchemaMismatch(f"raw {name}: source_row must be each row's own place, but some miss or repeat theirs")
     for name, table in raw.unparsed.items():
         if name not in TABLES:
@@ -165,58 +169,74 @@ def _check_columns(what: str, table: pa.Table, schema: pa.Schema) -> None:
             raise SchemaMismatch(f"{what}: column {column.name!r} must be {column.type}, the source gave {got}")
 
 
-def _first_reason(table: pa.Table, checks: list[tuple[str, pa.ChunkedArray]]) -> pa.ChunkedArray:
-    """The first reason whose mask is true, null where none is; a null in a mask counts as false."""
-    reasons = pa.chunked_array([pa.nulls(table.num_rows, pa.string())])
-    for reason, applies in checks:
-        unset = pc.and_(pc.is_null(reasons), pc.fill_null(applies, False))
-        reasons = pc.if_else(unset, pa.scalar(reason), reasons)
+@dataclass
+class _Reasons:
+    """Why rows of a table are bad: the first reason given for each, and 0, which is no place in `words`, for none."""
+
+    codes: NDArray[np.int8]
+    words: list[str] = field(default_factory=lambda: [""])
+
+    @property
+    def none(self) -> Mask:
+        mask: Mask = self.codes == 0
+        return mask
+
+    def add(self, reason: str, applies: Mask | pa.ChunkedArray | pa.Array) -> None:
+        """Give a reason to the rows that have none yet where a mask is true; a null in it is false."""
+        if not isinstance(applies, np.ndarray):
+            applies = pc.fill_null(applies, False).to_numpy(zero_copy_only=False)
+        self.codes[self.none & applies] = len(self.words)
+        self.words.append(reason)
+
+    def divide(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Rows without a reason, and the others with theirs."""
+        good = self.none
+        if good.all():
+            return table, set_aside(table.slice(0, 0), reasons=pa.array([], pa.string()))
+        bad = table.filter(pa.array(~good))
+        return table.filter(pa.array(good)), set_aside(
+            bad, reasons=pa.array(self.words).take(pa.array(self.codes[~good]))
+        )
+
+
+def _id_reasons(table: pa.Table, id_column: str) -> _Reasons:
+    ids = encode(table[id_column])
+    reasons = _Reasons(np.zeros(table.num_rows, dtype=np.int8))
+    reasons.add(f"{id_column} missing", _blank(ids))
+    # numpy drops NULs from the end of a string: two ids would become one.
+    reasons.add(f"{id_column} holds a NUL", pc.match_substring(ids.dictionary, "\0").take(ids.indices))
+    copies = later_copies([codes(ids)], source_rows=table["source_row"].to_numpy(), among=reasons.none)
+    reasons.add(f"{id_column} repeated", copies)
     return reasons
 
 
-def _id_reasons(table: pa.Table, id_column: str) -> pa.ChunkedArray:
-    reasons = _first_reason(table, [(f"{id_column} missing", _blank(table[id_column]))])
-    repeats = _later_copies(table, keys=[id_column], among=pc.is_null(reasons))
-    return pc.coalesce(reasons, _first_reason(table, [(f"{id_column} repeated", repeats)]))
-
-
-def _event_reasons(events: pa.Table, *, item_ids: pa.Array, query_ids: pa.Array, now_at_ms: int) -> pa.ChunkedArray:
+def _event_reasons(events: pa.Table, *, item_ids: pa.Array, query_ids: pa.Array, now_at_ms: int) -> _Reasons:
+    strings = {name: encode(events[name]) for name in ("query_id", "item_id", "event")}
     at_ms = events["occurred_at"].cast(pa.int64())
-    reasons = _first_reason(
-        events,
-        [
-            ("query_id missing", _blank(events["query_id"])),
-            ("item_id missing", _blank(events["item_id"])),
-            ("event missing", _blank(events["event"])),
-            ("value missing", pc.is_null(events["value"])),
-            ("value not finite", pc.invert(pc.is_finite(events["value"]))),
-            ("time missing", pc.is_null(at_ms)),
-            ("time negative", pc.less(at_ms, 0)),
-            ("time after now", pc.greater(at_ms, now_at_ms)),
-            ("unknown query", pc.invert(pc.is_in(events["query_id"], value_set=query_ids))),
-            ("unknown item", pc.invert(pc.is_in(events["item_id"], value_set=item_ids))),
-        ],
-    )
-    keys = ["query_id", "item_id", "event", "value", "occurred_at"]
-    copies = _later_copies(events, keys=keys, among=pc.is_null(reasons))
-    return pc.coalesce(reasons, _first_reason(events, [("exact copy of an earlier row", copies)]))
+    reasons = _Reasons(np.zeros(events.num_rows, dtype=np.int8))
+    for name, column in strings.items():
+        reasons.add(f"{name} missing", _blank(column))
+    reasons.add("value missing", pc.is_null(events["value"]))
+    reasons.add("value not finite", pc.invert(pc.is_finite(events["value"])))
+    reasons.add("value too large", pc.greater(pc.abs(events["value"]), LARGEST_VALUE))
+    reasons.add("time missing", pc.is_null(at_ms))
+    reasons.add("time negative", pc.less(at_ms, 0))
+    reasons.add("time after now", pc.greater(at_ms, now_at_ms))
+    reasons.add("unknown query", _is_unknown(strings["query_id"], query_ids))
+    reasons.add("unknown item", _is_unknown(strings["item_id"], item_ids))
+    keys = [codes(column) for column in (*strings.values(), events["value"], at_ms)]
+    copies = later_copies(keys, source_rows=events["source_row"].to_numpy(), among=reasons.none)
+    reasons.add("exact copy of an earlier row", copies)
+    return reasons
 
 
-def _blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(pc.fill_null(column, ""))), 0)
+def _blank(column: pa.DictionaryArray) -> pa.Array:
+    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column.dictionary)), 0)
+    return pc.fill_null(blank.take(column.indices), True)
 
 
-def _later_copies(table: pa.Table, *, keys: list[str], among: pa.ChunkedArray) -> pa.ChunkedArray:
-    """True where the same keys stood in an earlier source row; only rows in `among` are compared."""
-    candidates = table.select([*keys, "source_row"]).filter(among)
-    first = candidates.group_by(keys).aggregate([("source_row", "min")])["source_row_min"]
-    return pc.and_(among, pc.invert(pc.is_in(table["source_row"], value_set=first)))
-
-
-def _divide(table: pa.Table, reasons: pa.ChunkedArray) -> tuple[pa.Table, pa.Table]:
-    good = pc.is_null(reasons)
-    bad = pc.invert(good)
-    return table.filter(good), set_aside(table.filter(bad), reasons=reasons.filter(bad))
+def _is_unknown(column: pa.DictionaryArray, known: pa.ChunkedArray) -> pa.Array:
+    return pc.invert(pc.is_in(column.dictionary, value_set=known)).take(column.indices)
 
 
 def _with_unparsed(rejected: pa.Table, unparsed: pa.Table | None) -> pa.Table:

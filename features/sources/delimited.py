@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 WHOLE_NUMBER = r"^[+-]?[0-9]{1,15}$"  # 15 digits of seconds still fit int64 as ms
-NUMBER = r"^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,4})?|[+-]?(inf|nan))$"
+NUMBER = r"^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,4})?|[+-]?(inf|infinity|nan))$"
 REPLACEMENT = "\ufffd"  # what stands in a decoded text where its bytes were not UTF-8
 
 
@@ -36,7 +36,10 @@ def read_lines(content: bytes, *, columns: list[str], delimiter: str) -> tuple[p
 
 def numbers(tokens: pa.ChunkedArray) -> pa.ChunkedArray:
     """As float64; null where the token is no number. `inf` and `nan` are numbers here."""
-    return _parsed(tokens, NUMBER, pa.float64())
+    try:
+        return tokens.cast(pa.float64())  # seven times as fast, and fails as a whole
+    except pa.ArrowInvalid:
+        return _parsed(tokens, NUMBER, pa.float64())
 
 
 def whole_numbers(tokens: pa.ChunkedArray) -> pa.ChunkedArray:

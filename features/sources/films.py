@@ -8,6 +8,8 @@ import re
 import sqlite3
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,31 +85,38 @@ def read_films(path: Path | None = None) -> FilmFacts:
         SourceMissing: no such file, or the package is not installed.
         SourceDamaged: the file is no movies.db.
     """
+    with open_films(path) as connection:
+        rows = connection.execute(FILMS_SQL).fetchall()
+    num_films = Counter(actor for row in rows for actor in split_names(row[3]))
+    films = [
+        Film(
+            title=title,
+            year=year,
+            directors=split_names(directors),
+            actors=sorted(split_names(actors), key=lambda name: (-num_films[name], name)),
+            writers=split_names(writers),
+            countries=split_names(countries),
+        )
+        for title, year, directors, actors, writers, countries in rows
+        if title and year
+    ]
+    return FilmFacts(films)
+
+
+@contextmanager
+def open_films(path: Path | None = None) -> Iterator[sqlite3.Connection]:
+    """movies.db to read from; see `read_films`."""
     path = path or _installed()
     if not path.is_file():
         raise SourceMissing(f"film facts: no file {path}; run `make setup`, which installs {PACKAGE}")
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
         try:
-            rows = connection.execute(FILMS_SQL).fetchall()
+            yield connection
         finally:
             connection.close()
     except sqlite3.Error as error:
         raise SourceDamaged(f"film facts: {path} is not {PACKAGE}'s movies.db ({error}); run `make setup`") from error
-    num_films = Counter(actor for row in rows for actor in _names(row[3]))
-    films = [
-        Film(
-            title=title,
-            year=year,
-            directors=_names(directors),
-            actors=sorted(_names(actors), key=lambda name: (-num_films[name], name)),
-            writers=_names(writers),
-            countries=_names(countries),
-        )
-        for title, year, directors, actors, writers, countries in rows
-        if title and year
-    ]
-    return FilmFacts(films)
 
 
 def title_keys(title: str) -> list[str]:
@@ -133,7 +142,7 @@ def _words(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", " ", plain.translate(SPELLED_OUT)).strip()
 
 
-def _names(text: str | None) -> list[str]:
+def split_names(text: str | None) -> list[str]:
     """Names from a comma-separated list; `Robert Downey, Jr.` is one."""
     together = NAME_SUFFIX.sub(r" \1", text or "")
     return [name for name in (part.strip() for part in together.split(",")) if name]
