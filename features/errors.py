@@ -5,6 +5,8 @@ FeaturesError
 │   ├── SourceMissing     a raw file or the package that holds it is not there
 │   └── SourceDamaged     the file is there and cannot be read as what it should be
 ├── SchemaMismatch        a table lacks a column, or a column has another type
+├── EngineUnusable        what runs the ETL cannot start here, or broke off
+├── StoreUnavailable      the online store does not answer, or not in time
 ├── LabelError            an event that the configured labels cannot grade
 └── SplitLeak             rows of one split that another split must not know
 
@@ -30,6 +32,14 @@ class SourceDamaged(SourceError):
 
 class SchemaMismatch(FeaturesError):
     """A table's columns are not those that were agreed."""
+
+
+class EngineUnusable(FeaturesError):
+    """The engine that was asked for cannot start here, or broke off; the message says what it lacks."""
+
+
+class StoreUnavailable(FeaturesError):
+    """The online store does not answer; the message says which, and what to do."""
 
 
 class LabelError(FeaturesError):

@@ -1,15 +1,12 @@
 """Clean events -> ordered histories and daily item counts, as ibis expressions.
 
 Owns the relational part of the preparation. Each function takes an ibis table and returns one, so the same text runs on
-DuckDB and, where one machine is outgrown, on Spark; `run` is the only place that touches an engine.
+DuckDB and, where one machine is outgrown, on Spark (`engines.py`), with the same rows: every order is a total one, and
+nothing depends on the order in which an engine meets its rows.
 """
-
-from collections.abc import Callable
 
 import ibis
 import ibis.expr.types as ir
-import pyarrow as pa
-from ibis.backends import BaseBackend
 
 DAY_MS = 86_400_000
 
@@ -34,27 +31,14 @@ def ordered_events(events: ir.Table) -> ir.Table:
 def item_days(events: ir.Table) -> ir.Table:
     """Events and their summed value by item, UTC day and split.
 
-    Popularity as of any tick, for any set of splits, is a sum over these rows.
+    Popularity as of any tick, for any set of splits, is a sum over these rows. Values are added from the smallest to
+    the largest: a sum of floats is another in another order, on two engines and on two threads.
     """
     day = (events.occurred_at_ms // DAY_MS).cast("int32")
     by_day = events.mutate(day=day).group_by(["item_id", "day", "split"])
-    counted = by_day.aggregate(num_events=ibis._.count().cast("int32"), value_sum=ibis._.value.sum())
+    counted = by_day.aggregate(
+        num_events=ibis._.count().cast("int32"),
+        num_positive=(ibis._.relevance > 0).sum().cast("int32"),
+        value_sum=ibis._.value.collect().sort().sums(),
+    )
     return counted.order_by(["day", "item_id", "split"])
-
-
-def run(build: Callable[[ir.Table], ir.Table], events: pa.Table, *, engine: BaseBackend | None = None) -> pa.Table:
-    """Run an expression over `events` and return its rows.
-
-    Args:
-        build: one of the functions above.
-        events: the table that `build` is given.
-        engine: a connected ibis backend; by default a DuckDB of its own, in memory.
-    """
-    if engine is not None:
-        return engine.to_pyarrow(build(ibis.memtable(events)))
-    # One thread: with more, a sum of fractions may differ in its last bit from run to run, and so would written bytes.
-    own = ibis.duckdb.connect(threads=1)
-    try:
-        return own.to_pyarrow(build(ibis.memtable(events)))
-    finally:
-        own.disconnect()

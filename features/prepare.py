@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from features import etl
+from features.engines import DUCKDB, Engine
+from features.errors import SourceDamaged
 from features.events import TABLES, RawTables, Source, Validated, count_reasons, set_aside, validate
 from features.labels import Labels
 from features.split import SPLITS, Split
@@ -37,6 +39,7 @@ def prepare(
     split: Split,
     out_dir: Path,
     name: str,
+    engine: Engine = DUCKDB,
     now_at_ms: int | None = None,
     progress: bool = True,
 ) -> Report:
@@ -51,6 +54,7 @@ def prepare(
         split: what each part of the project may know.
         out_dir: the folder to make or replace.
         name: the dataset's name in the report.
+        engine: what runs the ETL; the result is the same on each.
         now_at_ms: events after this instant are set aside; by default the clock's.
         progress: show a bar, where standard error is a terminal.
 
@@ -58,17 +62,18 @@ def prepare(
         What `report.json` says.
 
     Raises:
-        FeaturesError: the source cannot be read, breaks its schema, or the split leaks.
+        FeaturesError: the engine cannot start, the source cannot be read, breaks its schema, or the split leaks.
     """
     now_at_ms = time.time_ns() // 1_000_000 if now_at_ms is None else now_at_ms
     bar = tqdm(total=len(PARTS), desc=f"prepare {name}", unit="part", disable=None if progress else True)
-    with bar, _replacing(out_dir) as folder:
+    with bar, engine.started() as run_etl, _replacing(out_dir) as folder:
         with _part("read", bar):
             raw = source.read()
         with _part("validate", bar):
             valid = validate(raw, now_at_ms=now_at_ms)
+            _refuse_no_events(valid, file=raw.files.get("events", name))
         with _part("order and label", bar):
-            events = labels.label(etl.run(etl.ordered_events, valid.events))
+            events = labels.label(run_etl(etl.ordered_events, valid.events))
             rejected = {**valid.rejected, "events": _with_replaced(valid, events)}
         with _part("split", bar):
             events = split.assign(events)
@@ -79,13 +84,27 @@ def prepare(
                 _write(getattr(raw, table), folder / "raw" / f"{table}.parquet")
                 _write(rejected[table], folder / "rejected" / f"{table}.parquet")
                 _write(clean[table], folder / f"{table}.parquet")
-            _write(etl.run(etl.item_days, events), folder / "item_days.parquet")
+            _write(run_etl(etl.item_days, events), folder / "item_days.parquet")
             report = _report(raw=raw, clean=clean, rejected=rejected)
             report = {"dataset": name, "labels": repr(labels), "split": repr(split), **report}
             text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
             (folder / "report.json").write_text(text, encoding="utf-8")
     _tell(report, out_dir)
     return report
+
+
+def _refuse_no_events(valid: Validated, *, file: str) -> None:
+    rejected = valid.rejected["events"]
+    if valid.events.num_rows:
+        return
+    if not rejected.num_rows:
+        raise SourceDamaged(f"{file} holds no event: expected at least one row after the header")
+    first = {name: value for name, value in rejected.slice(0, 1).to_pylist()[0].items() if value is not None}
+    shown = ", ".join(f"{name} {str(value)[:60]!r}" for name, value in first.items() if name != "reason")
+    raise SourceDamaged(
+        f"{file}: none of its {rejected.num_rows} events is good: {count_reasons(rejected)}; the first one, "
+        f"{first['reason']!r}, is {shown}; check the mapping of columns, the unit of time and the delimiter"
+    )
 
 
 def _write(table: pa.Table, path: Path) -> None:
@@ -98,6 +117,8 @@ def _write(table: pa.Table, path: Path) -> None:
 
 def _with_replaced(valid: Validated, events: pa.Table) -> pa.Table:
     """Rejected events, with those that the ETL replaced by a later row."""
+    if events.num_rows == valid.events.num_rows:
+        return valid.rejected["events"].sort_by("source_row")
     gone = pc.invert(pc.is_in(valid.events["source_row"], value_set=events["source_row"]))
     replaced = valid.events.filter(gone)
     as_raw = replaced["occurred_at_ms"].cast(pa.timestamp("ms", tz="UTC"))
@@ -116,7 +137,7 @@ def _report(*, raw: RawTables, clean: Mapping[str, pa.Table], rejected: Mapping[
         }
         for table in TABLES
     }
-    events = clean["events"]
+    events = clean["events"].select(["query_id", "item_id", "occurred_at_ms", "split"])
     splits = {}
     for part in SPLITS:
         of_part = events.filter(pc.equal(events["split"], part))
