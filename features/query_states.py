@@ -1,21 +1,13 @@
 """What a query is known by, at every instant of its log: a state right after each of its events.
 
-Owns the columns of a state, the states of a log, and the way back from rows of states to features. Knows nothing of
-stores: offline_store.py keeps states, online_store.py serves the newest.
-
-    query_id          who
-    history           packed, packing.py: the newest events up to and including the state's own
-    state_at_ms       instant of that event
-    position          its place in the query's log, BEFORE_ALL for the state before all events
-    one column a category (text, "" = missing) and a number (float64, nan = missing)
-    event_timestamp   orders the states of a query
-    created           when the row became known
+Owns the states of a log. The columns of a state stand in state_rows.py. Knows nothing of stores: offline_store.py keeps
+states, online_store.py serves the newest.
 
 Time. Many logs have several events of a query at one instant (76 % of MovieLens-100K's rows), and only the position
-says which came first. A state's `event_timestamp` is therefore its event's instant plus one microsecond for each
-earlier event of the query at that instant: the order of states by time is their order by position, in a point-in-time
-join and when materialising, whatever a store does with ties. Instants are whole milliseconds, so the next one is never
-reached.
+says which came first. A state's `event_timestamp` is therefore its event's instant plus one microsecond, for it holds
+right after the event, and one more for each earlier event of the query at that instant: the order of states by time is
+their order by position, in a point-in-time join and when materialising, whatever a store does with ties. Instants are
+whole milliseconds, so a request at the next one sees them all.
 
 `created` equals `event_timestamp`: a log knows an event when it happens. Whoever appends a row for an older event later
 gives it the instant of the appending, and joins for requests before that do not see it.
@@ -24,10 +16,9 @@ Each query of the table of queries also has a state before all events of the log
 history. So a query without events can be served, and a first event has a state before it.
 """
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -35,78 +26,22 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from features.errors import FeaturesError, SchemaMismatch
-from features.packing import History, HistoryColumns, unpack_history
-from features.transforms import QueryFeatures
+from features.packing import HistoryColumns
+from features.state_rows import (
+    BEFORE_ALL,
+    CREATED,
+    EVENT_TIMESTAMP,
+    HISTORY,
+    INSTANT,
+    POSITION,
+    QUERY_ID,
+    STATE_AT_MS,
+    StateColumns,
+)
+from features.text import column_text
 
-QUERY_ID = "query_id"
-HISTORY = "history"
-STATE_AT_MS = "state_at_ms"
-POSITION = "position"
-EVENT_TIMESTAMP = "event_timestamp"
-CREATED = "created"
-RESERVED = (QUERY_ID, HISTORY, STATE_AT_MS, POSITION, EVENT_TIMESTAMP, CREATED)
-
-BEFORE_ALL = -1
 MICROSECONDS = 1_000
-INSTANT = pa.timestamp("us", tz="UTC")
-EVENT_COLUMNS = ("query_id", "item_id", "value", "occurred_at_ms", "position", "split")
-
-
-@dataclass(frozen=True)
-class StateColumns:
-    """Names of a query's attributes, in stacking order."""
-
-    categories: tuple[str, ...]
-    numbers: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        names = self.categories + self.numbers
-        wrong = sorted({name for name in names if names.count(name) > 1 or name in RESERVED or not name.isidentifier()})
-        if wrong:
-            raise FeaturesError(
-                f"query attributes need distinct names that are identifiers and none of {', '.join(RESERVED)}; "
-                f"got {', '.join(map(repr, wrong))}"
-            )
-
-    @classmethod
-    def from_schema(cls, schema: pa.Schema) -> Self:
-        """The columns of a table of states: text is a category, float64 a number.
-
-        Raises:
-            SchemaMismatch: the table lacks a column that every table of states has.
-        """
-        missing = [name for name in RESERVED if name not in schema.names]
-        if missing:
-            raise SchemaMismatch(
-                f"a table of query states has the columns {', '.join(RESERVED)}; {', '.join(missing)} missing; "
-                "write it with features.offline_store.write_query_states"
-            )
-        attributes = [field for field in schema if field.name not in RESERVED]
-        return cls(
-            categories=tuple(field.name for field in attributes if pa.types.is_string(field.type)),
-            numbers=tuple(field.name for field in attributes if pa.types.is_float64(field.type)),
-        )
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Of a table of states."""
-        return pa.schema(
-            [
-                (QUERY_ID, pa.string()),
-                (HISTORY, pa.binary()),
-                (STATE_AT_MS, pa.int64()),
-                (POSITION, pa.int32()),
-                *((name, pa.string()) for name in self.categories),
-                *((name, pa.float64()) for name in self.numbers),
-                (EVENT_TIMESTAMP, INSTANT),
-                (CREATED, INSTANT),
-            ]
-        )
-
-    @property
-    def features(self) -> list[str]:
-        """Columns that a store returns for a query."""
-        return [HISTORY, STATE_AT_MS, *self.categories, *self.numbers]
+EVENT_COLUMNS = ("query_id", "item_id", "event", "value", "occurred_at_ms", "position", "split")
 
 
 @dataclass(frozen=True)
@@ -150,9 +85,7 @@ class QueryStates:
             FeaturesError: positions and instants disagree, or more than 1,000 events of a query share an instant.
         """
         missing = [name for name in EVENT_COLUMNS if name not in events.column_names]
-        missing += [
-            name for name in (QUERY_ID, *columns.categories, *columns.numbers) if name not in queries.column_names
-        ]
+        missing += [name for name in (QUERY_ID, *columns.attributes) if name not in queries.column_names]
         if missing:
             raise SchemaMismatch(f"states need the columns {', '.join(missing)}, which events or queries lack")
         query_ids = pa.concat_arrays(
@@ -166,9 +99,12 @@ class QueryStates:
         if splits is not None:
             kept = np.isin(events["split"].to_numpy()[order].astype(str), sorted(splits))
             order, codes, position, at_us = order[kept], codes[kept], position[kept], at_us[kept]
-        log = events.select(["item_id", "value"]).take(pa.array(order))
+        log = events.select(["item_id", "event", "value", "occurred_at_ms"]).take(pa.array(order))
         packed = HistoryColumns(
-            item_ids=log["item_id"].to_pylist(), values=log["value"].to_numpy(), at_ms=at_us // MICROSECONDS
+            item_ids=log["item_id"].to_pylist(),
+            events=log["event"].to_pylist(),
+            values=log["value"].to_numpy(),
+            at_ms=log["occurred_at_ms"].to_numpy(),
         )
         start = np.searchsorted(codes, np.arange(len(query_ids)))
         # One more state for each query of the table, in front of its events; codes number the table's queries first.
@@ -203,7 +139,7 @@ class QueryStates:
         instants = pa.array(self.at_us[places]).cast(INSTANT)
         arrays = {
             HISTORY: pa.array(packed, pa.binary()),
-            STATE_AT_MS: pa.array(self.at_us[places] // MICROSECONDS),
+            STATE_AT_MS: pa.array((self.at_us[places] - 1) // MICROSECONDS),
             POSITION: pa.array(self.position[places], pa.int32()),
             EVENT_TIMESTAMP: instants,
             CREATED: instants,
@@ -234,7 +170,7 @@ def _instants_with_ties(
             f"at most {MICROSECONDS} events of a query can share an instant; query {query_ids[int(codes[worst])]} has "
             f"{offset[worst] + 1} at {at_ms[worst]} ms; merge them in the ETL or give the log finer instants"
         )
-    return at_ms.astype(np.int64) * MICROSECONDS + offset
+    return at_ms.astype(np.int64) * MICROSECONDS + offset + 1
 
 
 def _attributes(queries: pa.Table, *, query_ids: pa.Array, columns: StateColumns) -> pa.Table:
@@ -242,35 +178,12 @@ def _attributes(queries: pa.Table, *, query_ids: pa.Array, columns: StateColumns
     return pa.table(
         {
             QUERY_ID: query_ids,
+            **({columns.text: _texts(queries[columns.text]).take(rows).fill_null("")} if columns.text else {}),
             **{name: queries[name].cast(pa.string()).take(rows).fill_null("") for name in columns.categories},
             **{name: queries[name].cast(pa.float64()).take(rows).fill_null(np.nan) for name in columns.numbers},
         }
     )
 
 
-def decode_states(
-    states: Mapping[str, Sequence[Any]], *, columns: StateColumns, requested_at_ms: Sequence[int]
-) -> tuple[QueryFeatures, list[bool]]:
-    """Rows of N states, as a store returns them, as features; a null state is an unknown query.
-
-    Returns:
-        The features, and [N] whether the query is known; an unknown one has an empty history, "" and nan.
-    """
-    histories = [
-        History(item_ids=[], values=[], at_ms=[]) if packed is None else unpack_history(packed)
-        for packed in states[HISTORY]
-    ]
-    num = len(histories)
-    features = QueryFeatures(
-        history_item_ids=[history.item_ids for history in histories],
-        history_values=[history.values for history in histories],
-        history_at_ms=[history.at_ms for history in histories],
-        categories=[[states[name][n] or "" for name in columns.categories] for n in range(num)],
-        numbers=[[_number(states[name][n]) for name in columns.numbers] for n in range(num)],
-        requested_at_ms=list(requested_at_ms),
-    )
-    return features, [packed is not None for packed in states[HISTORY]]
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+def _texts(column: pa.ChunkedArray) -> pa.Array:
+    return pa.array([column_text(value) for value in column.to_pylist()], pa.string())

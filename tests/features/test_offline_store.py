@@ -8,12 +8,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.errors import FeaturesError
+from features.columns import FeatureColumns
+from features.errors import FeaturesError, SchemaMismatch
 from features.offline_store import historical_features, write_query_states
-from features.query_states import StateColumns
+from features.spec import TextLayout
 
-COLUMNS = StateColumns(categories=("gender", "city"), numbers=("age",))
 HISTORY_LENGTH = 4
+SPEC = FeatureColumns(
+    query_text="says",
+    query_categories=("gender", "city"),
+    query_numbers=("age",),
+    item_categories=(),
+    item_numbers=(),
+    item_texts=(),
+    history_length=HISTORY_LENGTH,
+    stored_history=HISTORY_LENGTH,
+).spec(text=TextLayout(query_tokens=4), ranker_features=())
 NUM_QUERIES = 6
 START_AT_MS = 1_000_000
 
@@ -28,6 +38,7 @@ def made_log(generator: np.random.Generator, *, num_events: int = 120) -> tuple[
         {
             "query_id": [f"q{q}" for q in query],
             "item_id": [f"i{item}" for item in generator.integers(0, 30, num_events)],
+            "event": generator.choice(["view", "purchase", "skip"], num_events),
             "value": generator.normal(size=num_events),
             "occurred_at_ms": at_ms,
             "position": pa.array(seen, pa.int32()),
@@ -37,6 +48,7 @@ def made_log(generator: np.random.Generator, *, num_events: int = 120) -> tuple[
     queries = pa.table(
         {
             "query_id": [f"q{q}" for q in range(NUM_QUERIES - 1)] + ["quiet"],
+            "says": pa.array(["drama", None, "two  words", "", "x", "y"]),
             "gender": pa.array(["F", "M", None, "F", "M", "F"]),
             "city": [f"c{q}" for q in range(NUM_QUERIES)],
             "age": pa.array([1.0, 2.0, 3.0, None, 5.0, 6.0]),
@@ -53,7 +65,7 @@ def log() -> tuple[pa.Table, pa.Table]:
 @pytest.fixture(scope="module")
 def states(log: tuple[pa.Table, pa.Table], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("offline") / "new" / "states.parquet"
-    write_query_states(path, events=log[0], queries=log[1], columns=COLUMNS, history_length=HISTORY_LENGTH)
+    write_query_states(path, events=log[0], queries=log[1], spec=SPEC)
     return path
 
 
@@ -81,10 +93,12 @@ def assert_features_are_slow_ones(
         before = ("occurred_at_ms", at_ms) if position is None else ("position", position)
         expected = slow_history(log, query_id=query_id, before=before)
         assert features.history_item_ids[n] == [event["item_id"] for event in expected]
+        assert features.history_events[n] == [event["event"] for event in expected]
         assert features.history_values[n] == [event["value"] for event in expected]
         assert features.history_at_ms[n] == [event["occurred_at_ms"] for event in expected]
         row = attributes.get(query_id, {}) if at_ms >= START_AT_MS else {}
         assert known[n] == bool(row or expected)
+        assert features.texts[n] == " ".join((row.get("says") or "").split())
         assert features.categories[n] == [row.get("gender") or "", row.get("city") or ""]
         np.testing.assert_equal(features.numbers[n], [np.nan if row.get("age") is None else row["age"]])
         assert features.requested_at_ms[n] == at_ms
@@ -117,7 +131,7 @@ def slow_length(log: tuple[pa.Table, pa.Table], query_id: str, at_ms: int) -> in
 def test_requests_in_many_portions_are_answered_in_their_order(
     states: Path, log: tuple[pa.Table, pa.Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("features.offline_store.PAIRS_A_JOIN", 30)
+    monkeypatch.setattr("features.point_in_time.PAIRS_A_JOIN", 30)
     requests = [(f"q{q}", START_AT_MS + at_ms, None) for at_ms in (9, 3, 6) for q in (4, 0, 2, 0)]
     assert_features_are_slow_ones(states, log, requests)
 
@@ -149,8 +163,7 @@ def test_the_latest_states_are_the_last_ones_of_the_whole(log: tuple[pa.Table, p
             tmp_path / name,
             events=events,
             queries=queries,
-            columns=COLUMNS,
-            history_length=HISTORY_LENGTH,
+            spec=SPEC,
             splits={"train"},
             latest_only=latest_only,
         )
@@ -160,7 +173,7 @@ def test_the_latest_states_are_the_last_ones_of_the_whole(log: tuple[pa.Table, p
 
 
 def test_what_was_written_is_counted(log: tuple[pa.Table, pa.Table], tmp_path: Path) -> None:
-    written = write_query_states(tmp_path / "s", events=log[0], queries=log[1], columns=COLUMNS)
+    written = write_query_states(tmp_path / "s", events=log[0], queries=log[1], spec=SPEC)
     # One state for each event and one before all for each of the table's six queries.
     assert (written.num_rows, written.num_queries) == (log[0].num_rows + 6, NUM_QUERIES + 1)
     assert written.num_bytes == (tmp_path / "s").stat().st_size
@@ -169,18 +182,17 @@ def test_what_was_written_is_counted(log: tuple[pa.Table, pa.Table], tmp_path: P
 def test_a_failed_write_leaves_what_was_there(log: tuple[pa.Table, pa.Table], tmp_path: Path) -> None:
     path = tmp_path / "states.parquet"
     path.write_bytes(b"before")
-    for history_length in (0, 100_000):
-        with pytest.raises(FeaturesError, match=f"history_length of 1 to 10000; got {history_length}"):
-            write_query_states(path, events=log[0], queries=log[1], columns=COLUMNS, history_length=history_length)
     too_long = log[0].set_column(1, "item_id", pa.array(["x" * 2_000] * log[0].num_rows))
     with pytest.raises(FeaturesError, match="at most 1024 bytes"):
-        write_query_states(path, events=too_long, queries=log[1], columns=COLUMNS)
+        write_query_states(path, events=too_long, queries=log[1], spec=SPEC)
+    with pytest.raises(SchemaMismatch, match="states need the columns event, which"):
+        write_query_states(path, events=log[0].drop_columns(["event"]), queries=log[1], spec=SPEC)
     assert [file.name for file in tmp_path.iterdir()] == ["states.parquet"]
     assert path.read_bytes() == b"before"
 
 
 def test_requests_that_do_not_fit_are_refused(states: Path) -> None:
-    with pytest.raises(FeaturesError, match="expected an instant, and a position if any, for each of 1 requests"):
+    with pytest.raises(FeaturesError, match=r"an instant, and a position if any, for each request; got \[0, 1\] of"):
         historical_features(states, query_ids=["q0"], requested_at_ms=[])
     with pytest.raises(FeaturesError, match="query 'q0' has none at 999"):
         historical_features(states, query_ids=["q0"], requested_at_ms=[START_AT_MS], positions=[999])
