@@ -1,166 +1,139 @@
-"""Parity: the same event through the offline path and through the online path gives the same arrays and ids.
+"""Parity: the same events through the offline path and through the online one give the same arrays and lists.
 
-Owns both walks and what is compared; the comparison itself is evaluation/parity.py's. The online walk is the real one:
-Feast's online store, the request's tensors, the release as it is opened by a server.
+Owns which events are replayed and in which order. The paths are parity_paths.py's, the comparison is
+evaluation/tally.py's, and what was served for real is served_parity.py's.
+
+A round takes one event of each query: the first of those that are replayed, then the second, and so on. In a round the
+store holds each query's state right before its event; the requests go by tick, each with its tick's delta applied. So
+every event is asked as it would have been then, and what comes after it is nowhere to be seen.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
-from itertools import islice
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from evaluation.parity import ParityReport, compare
-from features.dataset import Dataset
-from features.online_store import OnlineStore
-from features.statistics import ItemStatistics
-from features.transforms import QueryFeatures, QueryInputs, RankerInputs, query_inputs, ranker_inputs
-from lifecycle.cuts import REFIT
-from serving.models import open_session
-from serving.pipeline import Pipeline
-from serving.retrieval import ITEM_TOWER_FILE, Candidates
-from serving.wire import MAX_BATCH, decode_request, encode_request
-from towers.model import TwoTower
+from evaluation.parity import ParityReport
+from evaluation.tally import ParityTally
+from features.context import CONTEXT
+from features.dataset import Dataset, EventLog
+from features.spec import FeatureSpec
+from lifecycle.parity_paths import Lists, OfflinePath, OnlinePath
+from lifecycle.parity_requests import Asked, ReplayCandidates
+from serving.retrieval import Stage1
 
-LISTED_BATCHES = 16
-
-Scorer = Callable[[RankerInputs], NDArray[np.float32]]
+LISTED_EVENTS = 128
 
 
-def transform_parity(
-    pipeline: Pipeline, *, dataset: Dataset, store: OnlineStore, places: NDArray[np.int64], k: int
-) -> ParityReport:
-    """Offline transforms of the event log against what a server makes of the online store's features.
+@dataclass(frozen=True)
+class Replay:
+    """What is replayed, and against what.
 
-    Args:
-        pipeline: an opened release.
-        dataset: the event log.
-        store: materialised with each query's state before its event in `places`.
-        places: events to replay.
-        k: length of the lists that are compared.
+    Attributes:
+        dataset: the log and the catalogue.
+        data_dir: what prepare_data wrote; the store's states are made of it.
+        offline: stage 1 as training has it; its item aggregates are not looked at.
+        release_dir: the release that is proven; it stays as it is.
+        work_dir: empty; gets the rewound release, its deltas and the online store.
+        seed: of the candidates.
+        lists: whole lists of some events are compared too: they follow from the rest and take a hundred times as long.
     """
-    stage1 = pipeline.release.stage1
-    before = dataset.before(places, length=None)
-    # A release knows items as of its own tick, so the events are replayed as requests that come after it.
-    tick_at_ms = int(stage1.statistics.ticks_at_ms[-1])
-    offline = replace(before, requested_at_ms=[max(at_ms, tick_at_ms) for at_ms in before.requested_at_ms])
-    aggregates = ItemStatistics.at_requests(
-        dataset.days(REFIT.splits), requested_at_ms=np.array([tick_at_ms]), tick_ms=stage1.spec.tick_ms
-    )
-    query_ids = [dataset.events.query_ids[query] for query in dataset.events.query_of(places)]
-    online, _ = store.read(query_ids, requested_at_ms=offline.requested_at_ms)
-    sent = _through_the_wire(online, pipeline=pipeline)
-    return compare(
-        offline=_arrays(offline, pipeline=pipeline, statistics=aggregates, k=k),
-        serving=_arrays(sent, pipeline=pipeline, statistics=stage1.statistics, k=k),
-    )
 
+    dataset: Dataset
+    data_dir: Path
+    offline: Stage1
+    release_dir: Path
+    work_dir: Path
+    seed: int
+    lists: Lists | None = None
 
-def export_parity(pipeline: Pipeline, *, towers: TwoTower, score: Scorer, queries: QueryFeatures) -> ParityReport:
-    """The towers and the ranker as they were trained against the exported ONNX files, on real requests.
-
-    Args:
-        pipeline: an opened release.
-        towers: what its towers were exported from.
-        score: the ranker that its ONNX file was made from.
-        queries: requests to run.
-    """
-    stage1, models = pipeline.release.stage1, pipeline.models
-    inputs = _inputs(queries, pipeline=pipeline)
-    with torch.inference_mode():
-        items = towers.eval().embed_catalogue()
-        history = torch.from_numpy(inputs.history_rows)
-        embeddings = towers.query_tower(
-            items[history],
-            torch.from_numpy(inputs.history_mask),
-            torch.from_numpy(inputs.categories),
-            torch.from_numpy(inputs.numbers),
-        ).numpy()
-    session = open_session(pipeline.release.path / ITEM_TOWER_FILE)
-    table = towers.item_table
-    exported_items = session.run(
-        None,
-        {
-            "item_id": table.item_id.unsqueeze(1).numpy(),
-            "categories": table.categories.numpy(),
-            "numbers": table.numbers.numpy(),
-            "text_embedding": table.text_embedding.numpy(),
-        },
-    )[0]
-    exported = stage1.embed(inputs, models=models)
-    num_candidates = pipeline.settings.num_ranked
-    offline = {
-        "query_embedding": embeddings,
-        "item_embedding": items.numpy(),
-        "retrieved_rows": stage1.retrieve(inputs, embeddings, num_candidates=num_candidates).rows,
-    }
-    found = stage1.retrieve(inputs, exported, num_candidates=num_candidates)
-    serving = {"query_embedding": exported, "item_embedding": exported_items, "retrieved_rows": found.rows}
-    made = _ranker_inputs(inputs, found, pipeline=pipeline, statistics=stage1.statistics)
-    offline["ranker_score"] = score(made)
-    serving["ranker_score"] = models.ranker(tokens=made.tokens, dense=made.dense)
-    return compare(offline=offline, serving=serving, offline_name="trained", serving_name="onnxruntime")
-
-
-def _inputs(queries: QueryFeatures, *, pipeline: Pipeline) -> QueryInputs:
-    stage1 = pipeline.release.stage1
-    return query_inputs(queries, spec=stage1.spec, vocabularies=stage1.vocabularies, catalogue=stage1.catalogue)
-
-
-def _ranker_inputs(
-    inputs: QueryInputs, candidates: Candidates, *, pipeline: Pipeline, statistics: ItemStatistics
-) -> RankerInputs:
-    stage1 = pipeline.release.stage1
-    return ranker_inputs(
-        inputs,
-        candidates.rows,
-        candidates.scores,
-        spec=stage1.spec,
-        items=stage1.items,
-        statistics=statistics,
-        special_tokens=stage1.special_tokens,
-    )
-
-
-def _arrays(
-    queries: QueryFeatures, *, pipeline: Pipeline, statistics: ItemStatistics, k: int
-) -> dict[str, NDArray[np.generic]]:
-    """What the towers read of every query; what the ranker reads, and the lists, of the first ones."""
-    stage1, inputs = pipeline.release.stage1, _inputs(queries, pipeline=pipeline)
-    arrays: dict[str, NDArray[np.generic]] = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
-    # Lists and token rows take a hundred times as long as the rest, and follow from it. In the server's batches, for a
-    # thousand requests at once would need gigabytes in the ranker.
-    listed = inputs.take(slice(0, LISTED_BATCHES * MAX_BATCH))
-    found = stage1.retrieve(
-        listed, stage1.embed(listed, models=pipeline.models), num_candidates=pipeline.settings.num_ranked
-    )
-    made = _ranker_inputs(listed, found, pipeline=pipeline, statistics=statistics)
-    lists = [pipeline.recommend(batch, k=k) for batch in islice(_batches(queries), LISTED_BATCHES)]
-    item_ids = [own for batch in lists for own in batch.item_ids]
-    return arrays | {
-        "candidate_rows": found.rows,
-        "ranker_tokens": made.tokens,
-        "ranker_dense": made.dense,
-        "recommended_ids": np.array([own + [""] * (k - len(own)) for own in item_ids]),
-    }
-
-
-def _batches(queries: QueryFeatures) -> Iterator[QueryFeatures]:
-    for start in range(0, len(queries), MAX_BATCH):
-        yield QueryFeatures(
-            **{field.name: getattr(queries, field.name)[start : start + MAX_BATCH] for field in fields(queries)}
+    def run(self, places: NDArray[np.int64]) -> ParityReport:
+        """Replay events, given by their places in the log; everything must be equal to the last bit."""
+        log, spec = self.dataset.events, self.offline.spec
+        ticks = np.unique(log.at_ms[places] // spec.tick_ms) * spec.tick_ms
+        offline = OfflinePath.open(
+            self.dataset, stage1=self.offline, ticks=ticks, path=self.work_dir / "offline_statistics.npy"
         )
+        candidates, tally = ReplayCandidates(self.dataset, seed=self.seed), ParityTally(columns=feature_columns(spec))
+        in_rounds = rounds(log, places)
+        listed = slice(0, -(-LISTED_EVENTS // len(in_rounds)) if self.lists else 0)
+        with (
+            OnlinePath.open(
+                self.dataset, data_dir=self.data_dir, release_dir=self.release_dir, ticks=ticks, work_dir=self.work_dir
+            ) as online,
+            tqdm(total=len(places), desc="parity replay", unit="event", disable=None) as bar,
+        ):
+            for of_round in in_rounds:
+                asked = Asked.of(log, of_round, candidates=candidates)
+                online.publish(asked)
+                tally.add(offline=offline.arrays(asked), serving=online.arrays(asked), keys=asked.names)
+                self._add_lists(tally, asked.take(np.arange(len(asked))[listed]), offline=offline, online=online)
+                bar.update(len(asked))
+        return tally.report
+
+    def _add_lists(self, tally: ParityTally, asked: Asked, *, offline: OfflinePath, online: OnlinePath) -> None:
+        if self.lists is None:
+            return
+        for batch in map(asked.take, online.batches(asked)):
+            first = offline.lists(batch, release=online.release(batch), how=self.lists)
+            tally.add(offline=first, serving=online.lists(batch, how=self.lists), keys=batch.names)
 
 
-def _through_the_wire(queries: QueryFeatures, *, pipeline: Pipeline) -> QueryFeatures:
-    """What the server decodes of what a client encodes, batch by batch."""
-    spec = pipeline.release.spec
-    parts = []
-    for batch in _batches(queries):
-        tensors = encode_request(batch, k=1, with_candidates=False, spec_hash=spec.hash)
-        parts.append(decode_request(tensors, spec=spec).queries)
-    return QueryFeatures(
-        **{field.name: [row for part in parts for row in getattr(part, field.name)] for field in fields(queries)}
-    )
+def replay_events(
+    num: int | None,
+    *,
+    dataset: Dataset,
+    data_dir: Path,
+    offline: Stage1,
+    release_dir: Path,
+    seed: int,
+    lists: Lists | None = None,
+) -> ParityReport:
+    """Replay `num` events spread over the log, all without a number; see `Replay` for the rest."""
+    with tempfile.TemporaryDirectory(prefix="twostage-parity-") as work_dir:
+        replay = Replay(
+            dataset=dataset,
+            data_dir=data_dir,
+            offline=offline,
+            release_dir=release_dir,
+            work_dir=Path(work_dir),
+            seed=seed,
+            lists=lists,
+        )
+        log = dataset.events
+        return replay.run(spread_events(log, num=len(log.at_ms) if num is None else num, seed=seed))
+
+
+def spread_events(log: EventLog, *, num: int, seed: int) -> NDArray[np.int64]:
+    """`num` events of the whole log, as many of each query as of any other that has so many; all if there are fewer."""
+    num_events = len(log.at_ms)
+    order = np.random.default_rng(seed).permutation(num_events)
+    queries = log.query_of(order)
+    by_query = np.argsort(queries, kind="stable")
+    turn = np.empty(num_events, dtype=np.int64)
+    turn[by_query] = np.arange(num_events) - log.offsets[queries[by_query]]
+    return np.sort(order[np.argsort(turn, kind="stable")][:num])
+
+
+def rounds(log: EventLog, places: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Places by round: the n-th of each query's that are replayed, for n from 0 on."""
+    places = np.sort(places)
+    queries = log.query_of(places)
+    begins = np.flatnonzero(np.r_[True, queries[1:] != queries[:-1]])[: len(places)]
+    turn = np.arange(len(places)) - np.repeat(begins, np.diff(np.r_[begins, len(places)]))
+    order = np.argsort(turn, kind="stable")
+    return np.split(places[order], np.flatnonzero(np.diff(turn[order])) + 1)
+
+
+def feature_columns(spec: FeatureSpec) -> Mapping[str, Sequence[str]]:
+    """Names of the features that arrays stack."""
+    return {
+        "categories": spec.names("query", "category"),
+        "numbers": spec.names("query", "number", "column"),
+        "context": tuple(CONTEXT),
+        "ranker_dense": spec.names("ranker", "number"),
+    }

@@ -30,7 +30,7 @@ class Answer:
     Attributes:
         items: best first.
         candidates: what was retrieved with its score there, in that order; empty unless asked for.
-        delta: number of the release's last refresh.
+        delta: number of the release's delta that it was made with; 0 for the release as built.
         stage_ms: time each stage took for the whole batch this query was in.
     """
 
@@ -41,7 +41,7 @@ class Answer:
     stage_ms: Mapping[str, float]
 
 
-def answers_of(recommendations: "Recommendations", *, release_id: str, delta: int) -> list[Answer]:
+def answers_of(recommendations: "Recommendations") -> list[Answer]:
     """One answer for each query of a pipeline call."""
     found = recommendations
     num = len(found.item_ids)
@@ -64,8 +64,8 @@ def answers_of(recommendations: "Recommendations", *, release_id: str, delta: in
                 )
             ),
             candidates=candidates[n],
-            release_id=release_id,
-            delta=delta,
+            release_id=found.release_id,
+            delta=found.delta,
             stage_ms=found.stage_ms,
         )
         for n in range(num)

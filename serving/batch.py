@@ -52,7 +52,7 @@ def _recommend(requests: list[Request], *, pipeline: Pipeline) -> list[Tensors]:
     """One pipeline call for requests that want lists of the same length."""
     queries = _joined([request.queries for request in requests])
     found = pipeline.recommend(queries, k=requests[0].k, with_candidates=requests[0].with_candidates)
-    answers = answers_of(found, release_id=pipeline.release.release_id, delta=pipeline.release.delta)
+    answers = answers_of(found)
     tensors, start = [], 0
     for request in requests:
         end = start + len(request.queries)

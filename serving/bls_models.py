@@ -19,7 +19,7 @@ class BlsModels:
 
     Args:
         triton_api: the module `triton_python_backend_utils`.
-        inputs: names of the tensors that each model takes; a ranker without text has no `tokens`.
+        inputs: names of the tensors that each model takes; one without text has no tokens.
     """
 
     def __init__(self, *, triton_api: Any, inputs: Mapping[str, Sequence[str]]) -> None:
@@ -33,6 +33,7 @@ class BlsModels:
         history_mask: NDArray[np.bool_],
         query_categories: IntArray,
         query_numbers: FloatArray,
+        query_tokens: IntArray,
     ) -> FloatArray:
         """See `models.Models`."""
         return self._call(
@@ -43,6 +44,7 @@ class BlsModels:
                 "history_mask": history_mask,
                 "query_categories": query_categories,
                 "query_numbers": query_numbers,
+                "query_tokens": query_tokens,
             },
         )
 

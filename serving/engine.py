@@ -66,21 +66,21 @@ class InProcessEngine:
         reread: AsyncReread | None = None,
     ) -> list[Answer]:
         """See `Engine`; `request_id` has nobody to be told to here."""
-        release = self._pipeline.release
+        spec = self._pipeline.release.spec  # the same at every delta
         try:
             async with asyncio.timeout(deadline_s):
-                if spec_hash != release.spec.hash and reread is not None:
+                if spec_hash != spec.hash and reread is not None:
                     queries, spec_hash = await reread()
-                if spec_hash != release.spec.hash:
+                if spec_hash != spec.hash:
                     raise SpecMismatch(
-                        f"the release has feature spec {release.spec.hash}, the request's features have {spec_hash}"
+                        f"the release has feature spec {spec.hash}, the request's features have {spec_hash}"
                     )
                 recommendations = await asyncio.get_running_loop().run_in_executor(
                     self._threads, lambda: self._pipeline.recommend(queries, k=k, with_candidates=with_candidates)
                 )
         except TimeoutError:
             raise DeadlineExceeded(f"the pipeline did not answer within {deadline_s * 1000:.0f} ms") from None
-        return answers_of(recommendations, release_id=release.release_id, delta=release.delta)
+        return answers_of(recommendations)
 
     async def is_ready(self) -> bool:
         """An open pipeline always is."""

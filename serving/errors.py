@@ -3,6 +3,7 @@
     ServingError
     ├── SettingsError        a setting is unknown, missing or of the wrong type
     ├── ReleaseDamaged       a release lacks a file, or a file is not what its manifest says
+    ├── DeltaRefused         a delta is not whole, belongs to something else, or is older than what is served
     ├── SpecMismatch         features of one FeatureSpec met a release of another
     ├── InvalidRequest       the caller sent something that cannot be answered; `field` says which
     ├── EnvironmentMissing   a program or package that serving needs is not installed
@@ -35,6 +36,10 @@ class SettingsError(ServingError):
 
 class ReleaseDamaged(ServingError):
     """A release lacks a file, or a file is not what its manifest says. The message names file and hashes."""
+
+
+class DeltaRefused(ServingError):
+    """A delta is not whole, belongs to another release or spec, or is older than what is served; that serves on."""
 
 
 class SpecMismatch(ServingError):

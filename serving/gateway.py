@@ -9,7 +9,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from serving.client import AsyncRecommendClient
 from serving.engine import Engine, InProcessEngine
 from serving.errors import ServingError
 from serving.fallback import PopularityFallback
+from serving.follower import ReleaseFollower
 from serving.http_schema import HealthResponse, RecommendRequest, RecommendResponse, response_of
 from serving.pipeline import Pipeline
 from serving.release import Release
@@ -45,6 +46,7 @@ def create_app(
     fallback: PopularityFallback,
     release_id: str,
     titles: Mapping[str, str],
+    delta: Callable[[], int],
     served_log: ServedLog | None = None,
 ) -> FastAPI:
     """The application; it closes `engine` and `served_log` when it ends.
@@ -56,6 +58,7 @@ def create_app(
         fallback: answers without.
         release_id: of the release that `fallback` and `titles` are of.
         titles: what a person calls an item, by its id.
+        delta: number of the release's newest delta, for whoever asks after the gateway's health.
         served_log: keeps each answer.
     """
     flow = RequestFlow(
@@ -88,6 +91,7 @@ def create_app(
             requested_at_ms=now_ms if body.requested_at_ms is None else body.requested_at_ms,
             with_candidates=body.with_candidates,
             request_id=request_id,
+            text=body.text,
         )
         return response_of(reply, request_id=request_id, titles=titles, with_candidates=body.with_candidates)
 
@@ -95,7 +99,11 @@ def create_app(
     async def healthz() -> HealthResponse:
         is_ready = await engine.is_ready()
         return HealthResponse(
-            status="ok" if is_ready else "degraded", engine_ready=is_ready, mode=settings.mode, release_id=release_id
+            status="ok" if is_ready else "degraded",
+            engine_ready=is_ready,
+            mode=settings.mode,
+            release_id=release_id,
+            delta=delta(),
         )
 
     return app
@@ -139,11 +147,14 @@ def open_app(settings: GatewaySettings) -> FastAPI:
         ServingError, FeaturesError: what is missing or damaged, see the errors.py of both.
     """
     engine: Engine
+    following: Pipeline | ReleaseFollower
     if settings.mode == "inprocess":
-        pipeline = Pipeline.open(settings.release_dir, settings=settings.pipeline)
-        release, engine = pipeline.release, InProcessEngine(pipeline=pipeline)
+        following = Pipeline.open(settings.release_dir, settings=settings.pipeline)
+        engine = InProcessEngine(pipeline=following)
     else:
-        release, engine = Release.open(settings.release_dir), AsyncRecommendClient(address=settings.triton_address)
+        following = ReleaseFollower(Release.open(settings.release_dir))
+        engine = AsyncRecommendClient(address=settings.triton_address)
+    release = following.release
     return create_app(
         settings,
         features=OnlineStore.open(settings.online_store_dir),
@@ -151,6 +162,7 @@ def open_app(settings: GatewaySettings) -> FastAPI:
         fallback=PopularityFallback(item_ids=release.popular_item_ids),
         release_id=release.release_id,
         titles=release.titles,
+        delta=lambda: following.release.delta,
         served_log=ServedLog(settings=settings.served_log) if settings.served_log else None,
     )
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.answers import ScoredItem
 from serving.request_flow import Reply
-from serving.wire import MAX_AT_MS, MAX_K
+from serving.wire import MAX_AT_MS, MAX_K, MAX_TEXT_BYTES
 
 
 class RecommendRequest(BaseModel):
@@ -21,6 +21,7 @@ class RecommendRequest(BaseModel):
     query_id: Annotated[str, Field(min_length=1, max_length=256)]
     k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
     requested_at_ms: Annotated[int, Field(ge=0, le=MAX_AT_MS)] | None = None
+    text: Annotated[str, Field(max_length=MAX_TEXT_BYTES // 4)] | None = None
     with_candidates: bool = False
 
 
@@ -58,12 +59,17 @@ class RecommendResponse(BaseModel):
 
 
 class HealthResponse(BaseModel):
-    """The answer to GET /healthz; `status` is `degraded` while the fallback answers everything."""
+    """The answer to GET /healthz.
+
+    `status` is `degraded` while the fallback answers everything; `delta` is the newest whole delta beside the release,
+    which servers take with their next request: each answer names its own.
+    """
 
     status: Literal["ok", "degraded"]
     engine_ready: bool
     mode: str
     release_id: str
+    delta: int
 
 
 def response_of(

@@ -2,8 +2,8 @@
 
 Owns running them by onnxruntime in this process; calling them as Triton models is the model repository's business.
 
-Shapes: N queries, L history length, D embedding width, Cq and Fq query categories and numbers, C candidates, S tokens,
-F dense features.
+Shapes: N queries, L history length, D embedding width, Cq and Fq query categories and numbers, Sq tokens of a query's
+text, C candidates, S tokens, F dense features.
 """
 
 from pathlib import Path
@@ -30,8 +30,9 @@ class Models(Protocol):
         history_mask: NDArray[np.bool_],
         query_categories: IntArray,
         query_numbers: FloatArray,
+        query_tokens: IntArray,
     ) -> FloatArray:
-        """[N, L, D], [N, L], [N, Cq], [N, Fq] -> [N, D]."""
+        """[N, L, D], [N, L], [N, Cq], [N, Fq], [N, Sq] -> [N, D]."""
         ...
 
     def ranker(self, *, tokens: IntArray, dense: FloatArray) -> FloatArray:
@@ -63,6 +64,7 @@ class OnnxModels:
         history_mask: NDArray[np.bool_],
         query_categories: IntArray,
         query_numbers: FloatArray,
+        query_tokens: IntArray,
     ) -> FloatArray:
         """See `Models`."""
         return _run(
@@ -72,6 +74,7 @@ class OnnxModels:
                 "history_mask": history_mask,
                 "query_categories": query_categories,
                 "query_numbers": query_numbers,
+                "query_tokens": query_tokens,
             },
         )
 

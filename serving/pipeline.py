@@ -2,6 +2,11 @@
 
 Owns the order of the stages and their times. A batch of requests goes through together; the models run in this process
 or behind the `Models` protocol.
+
+Which instant an answer is of: ages are as of the request, item aggregates as of the delta that the server has when it
+answers. So the same request of a past instant may be answered otherwise tomorrow, as it would be in any server that
+keeps what it knows now. An answer names its release and delta; `Pipeline.open(..., delta=n)` gives it again, and
+lifecycle/parity.py replays a log with each tick's own delta.
 """
 
 import time
@@ -11,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.transforms import QueryFeatures, query_inputs, ranker_inputs
+from features.transforms import QueryFeatures, ranker_inputs
+from serving.follower import ReleaseFollower
 from serving.models import Models, OnnxModels
 from serving.postprocess import final_order
 from serving.release import Release
@@ -24,7 +30,10 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Recommendations:
-    """Lists for N queries, best first; `candidate_*` are empty unless asked for."""
+    """Lists for N queries, best first, and the release at the delta that made them.
+
+    `candidate_*` are empty unless asked for.
+    """
 
     item_ids: list[list[str]]
     scores: list[FloatArray]
@@ -33,32 +42,53 @@ class Recommendations:
     candidate_ids: list[list[str]]
     candidate_scores: list[FloatArray]
     stage_ms: dict[str, float]
+    release_id: str
+    delta: int
 
 
 class Pipeline:
-    """Answers requests from one release."""
+    """Answers requests from one release: as it is, or with a follower at its newest delta."""
 
-    def __init__(self, *, release: Release, models: Models, settings: PipelineSettings) -> None:
-        self.release = release
+    def __init__(
+        self, *, release: Release, models: Models, settings: PipelineSettings, follower: ReleaseFollower | None = None
+    ) -> None:
         self.models = models
         self.settings = settings
+        self._release = release
+        self._follower = follower
 
     @classmethod
-    def open(cls, release_dir: Path, *, settings: PipelineSettings, models: Models | None = None) -> "Pipeline":
-        """Open a release; without `models`, its own run in this process."""
-        release = Release.open(release_dir)
+    def open(
+        cls, release_dir: Path, *, settings: PipelineSettings, models: Models | None = None, delta: int | None = None
+    ) -> "Pipeline":
+        """Open a release.
+
+        Args:
+            release_dir: where it lies.
+            settings: how much is retrieved and ranked.
+            models: without them, the release's own run in this process.
+            delta: stay at this one; without it, follow the newest.
+        """
+        release = Release.open(release_dir, delta=delta)
         if models is None:
             models = OnnxModels(
                 query_tower=release.path / QUERY_TOWER_FILE,
                 ranker=release.ranker_path,
                 num_threads=settings.num_threads,
             )
-        return cls(release=release, models=models, settings=settings)
+        follower = ReleaseFollower(release) if delta is None else None
+        return cls(release=release, models=models, settings=settings, follower=follower)
+
+    @property
+    def release(self) -> Release:
+        """What the next request is answered from."""
+        return self._follower.release if self._follower else self._release
 
     def recommend(self, queries: QueryFeatures, *, k: int, with_candidates: bool = False) -> Recommendations:
         """Recommend up to k items to each of N queries."""
-        stage1, clock = self.release.stage1, _StageClock()
-        inputs = query_inputs(queries, spec=stage1.spec, vocabularies=stage1.vocabularies, catalogue=stage1.catalogue)
+        release, clock = self.release, _StageClock()  # one release for the whole call, whatever is published meanwhile
+        stage1 = release.stage1
+        inputs = stage1.query_inputs(queries)
         clock.end("features")
         query_embeddings = stage1.embed(inputs, models=self.models)
         clock.end("query_tower")
@@ -98,6 +128,8 @@ class Pipeline:
             if with_candidates
             else [],
             stage_ms=clock.stage_ms,
+            release_id=release.release_id,
+            delta=release.delta,
         )
         clock.end("postprocess")
         return lists

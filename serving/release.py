@@ -1,20 +1,21 @@
 """The release: one directory that holds all that an answer depends on, and a manifest that proves it.
 
-Owns its manifest and opening it with every hash checked. It is the unit of registration, promotion,
-hot swap and rollback.
+Owns its manifest and opening it with every hash checked, with the item aggregates of a delta in the place of its own.
+It is the unit of registration, promotion, hot swap and rollback.
 """
 
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from features.spec import FeatureSpec
-from serving.errors import ReleaseDamaged, SpecMismatch
+from serving.deltas import Delta, Deltas, deltas_dir
+from serving.durable import hash_file, sync_tree
+from serving.errors import DeltaRefused, ReleaseDamaged, SpecMismatch
 from serving.retrieval import Stage1
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Release:
         stage1: all that retrieval reads.
         popular_item_ids: most popular first, for the fallback.
         titles: what a person calls each item.
-        delta: number of the last small change applied to item features; 0 as built.
+        delta: number of the delta whose item aggregates it has; 0 as built.
     """
 
     path: Path
@@ -42,12 +43,17 @@ class Release:
     delta: int = 0
 
     @classmethod
-    def open(cls, path: Path) -> "Release":
+    def open(cls, path: Path, *, delta: int | None = None) -> "Release":
         """Check every file against the manifest, then read.
+
+        Args:
+            path: of the release.
+            delta: which one to apply, 0 for none; without it the current one, or the newest whole one before it.
 
         Raises:
             ReleaseDamaged: the manifest or a file is missing, or a file has another hash.
             SpecMismatch: the manifest was written for another feature spec.
+            DeltaRefused: the delta that was asked for cannot be applied.
         """
         path = path.resolve()
         manifest = verify(path)
@@ -57,7 +63,7 @@ class Release:
                 f"{path}: the manifest names feature spec {manifest['spec_hash']} but feature_spec.json has "
                 f"{stage1.spec.hash}; export the release again: scripts/export_release.py"
             )
-        return cls(
+        built = cls(
             path=path,
             release_id=manifest["release_id"],
             manifest=manifest,
@@ -65,11 +71,58 @@ class Release:
             popular_item_ids=json.loads((path / POPULAR_FILE).read_text(encoding="utf-8")),
             titles=json.loads((path / TITLES_FILE).read_text(encoding="utf-8")),
         )
+        if delta is None:
+            return built._with_newest()
+        return built.with_delta(built.deltas.read(delta)) if delta else built
+
+    def with_delta(self, delta: Delta) -> "Release":
+        """The same release with the item aggregates of a later tick.
+
+        Raises:
+            DeltaRefused: it is no later than what the release has.
+        """
+        if delta.number <= self.delta or delta.tick_at_ms <= self.tick_at_ms:
+            raise DeltaRefused(
+                f"{self.path}: expected a delta after {self.delta} of a tick after {self.tick_at_ms}; got delta "
+                f"{delta.number} of tick {delta.tick_at_ms}; to go back, open the release anew at that delta"
+            )
+        stage1 = replace(self.stage1, statistics=delta.statistics)
+        return replace(self, stage1=stage1, delta=delta.number)
+
+    @property
+    def deltas(self) -> Deltas:
+        """Where its deltas are read and written."""
+        return Deltas(
+            directory=deltas_dir(self.path, self.release_id),
+            release_id=self.release_id,
+            spec_hash=self.spec.hash,
+            num_rows=len(self.stage1.catalogue),
+        )
+
+    def _with_newest(self) -> "Release":
+        """With the current delta; if that is refused, with the newest one before it that is not."""
+        deltas = self.deltas
+        try:
+            newest = deltas.newest
+        except DeltaRefused as error:
+            logger.error("no delta is applied: %s", error)
+            newest = 0
+        for number in range(newest, 0, -1):
+            try:
+                return self.with_delta(deltas.read(number))
+            except DeltaRefused as error:
+                logger.error("delta %d is left out: %s", number, error)
+        return self
 
     @property
     def spec(self) -> FeatureSpec:
         """Spec of the features it was trained for."""
         return self.stage1.spec
+
+    @property
+    def tick_at_ms(self) -> int:
+        """When the tick of its item aggregates finished."""
+        return int(self.stage1.statistics.ticks_at_ms[-1])
 
     @property
     def item_ids(self) -> tuple[str, ...]:
@@ -80,12 +133,6 @@ class Release:
     def ranker_path(self) -> Path:
         """The ranker's ONNX file."""
         return self.path / RANKER_FILE
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -136,20 +183,10 @@ def seal(directory: Path, *, facts: Mapping[str, Any]) -> str:
     release_id = _release_id(files)
     manifest = {"release_id": release_id, **facts, "files": files}
     (directory / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
-    _sync_tree(directory)
+    sync_tree(directory)
     logger.info("release %s: %d files", release_id, len(files))
     return release_id
 
 
 def _release_id(files: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _sync_tree(directory: Path) -> None:
-    for file in directory.rglob("*"):
-        if file.is_file():
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)

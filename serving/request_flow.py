@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from features.transforms import QueryFeatures
@@ -112,17 +112,37 @@ class RequestFlow:
             await asyncio.to_thread(self._served_log.close)
 
     async def reply(
-        self, *, query_id: str, k: int, requested_at_ms: int, with_candidates: bool, request_id: str
+        self,
+        *,
+        query_id: str,
+        k: int,
+        requested_at_ms: int,
+        with_candidates: bool,
+        request_id: str,
+        text: str | None = None,
     ) -> Reply:
-        """Never fails for a reason that is not the caller's."""
+        """Never fails for a reason that is not the caller's.
+
+        Args:
+            query_id: who asks.
+            k: length of the list.
+            requested_at_ms: when.
+            with_candidates: whether the reply holds what was retrieved.
+            request_id: for the logs.
+            text: what the query says, in place of what the store knows; with it even an unknown query gets an answer
+                from the model.
+        """
         started = time.monotonic()
-        queries, known, reason = await self._read(query_id, requested_at_ms=requested_at_ms, request_id=request_id)
+        queries, known, reason = await self._read(
+            query_id, requested_at_ms=requested_at_ms, request_id=request_id, text=text
+        )
         read_ms = (time.monotonic() - started) * 1000.0
         answer: Answer | None = None
         if queries is not None and known:
-            answer, reason = await self._ask(
+            answer, reason, queries = await self._ask(
                 queries,
                 query_id=query_id,
+                text=text,
                 k=k,
                 with_candidates=with_candidates or self._served_log is not None,
                 request_id=request_id,
@@ -138,6 +158,7 @@ class RequestFlow:
             request_id=request_id,
             query_id=query_id,
             requested_at_ms=requested_at_ms,
+            text=text,
             reason=reason,
             queries=queries,
             answer=answer,
@@ -156,7 +177,7 @@ class RequestFlow:
         )
 
     async def _read(
-        self, query_id: str, *, requested_at_ms: int, request_id: str
+        self, query_id: str, *, requested_at_ms: int, request_id: str, text: str | None
     ) -> tuple[QueryFeatures | None, bool, str | None]:
         """Features, whether the query is known, and why the fallback must answer if it must."""
         try:
@@ -169,6 +190,8 @@ class RequestFlow:
         except Exception:  # any store with any driver: an answer without features is better than none
             _log.exception("request %s: the online store cannot be read", request_id)
             return None, False, "features_unavailable"
+        if text is not None:
+            return replace(queries, texts=[text]), True, None
         return queries, known[0], None if known[0] else "unknown_query"
 
     async def _ask(
@@ -176,17 +199,23 @@ class RequestFlow:
         queries: QueryFeatures,
         *,
         query_id: str,
+        text: str | None,
         k: int,
         with_candidates: bool,
         request_id: str,
         deadline_s: float,
-    ) -> tuple[Answer | None, str | None]:
+    ) -> tuple[Answer | None, str | None, QueryFeatures]:
+        """The model's answer, why there is none, and the features that it was asked with, which may be newer ones."""
+        used = queries
+
         async def reread() -> tuple[QueryFeatures, str]:
+            nonlocal used
             again, _, reason = await self._read(
-                query_id, requested_at_ms=queries.requested_at_ms[0], request_id=request_id
+                query_id, requested_at_ms=queries.requested_at_ms[0], request_id=request_id, text=text
             )
             if again is None:
                 raise RequestFailed(f"the features could not be read again: {reason}")
+            used = again
             return again, self._features.spec_hash
 
         try:
@@ -203,14 +232,14 @@ class RequestFlow:
         except (ServingError, TimeoutError) as error:
             reason = _REASONS.get(type(error), "model_failed")
             _log.warning("request %s is answered by the fallback (%s): %s", request_id, reason, error)
-            return None, reason
+            return None, reason, used
         answer = answers[0]
         if not answer.items:
-            return None, "nothing_retrieved"
+            return None, "nothing_retrieved", used
         if not all(math.isfinite(item.score) for item in answer.items):
             _log.error("request %s: release %s gave a score that is no number", request_id, answer.release_id)
-            return None, "model_failed"
-        return answer, None
+            return None, "model_failed", used
+        return answer, None, used
 
     def _keep(
         self,
@@ -218,6 +247,7 @@ class RequestFlow:
         request_id: str,
         query_id: str,
         requested_at_ms: int,
+        text: str | None,
         reason: str | None,
         queries: QueryFeatures | None,
         answer: Answer | None,
@@ -231,6 +261,7 @@ class RequestFlow:
                 query_id=query_id,
                 served_at_ms=time.time_ns() // 1_000_000,
                 requested_at_ms=requested_at_ms,
+                text=text,
                 source="fallback" if answer is None else "model",
                 fallback_reason=reason,
                 spec_hash=self._features.spec_hash,

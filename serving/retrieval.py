@@ -19,7 +19,7 @@ from features.catalogue import Catalogue
 from features.spec import FeatureSpec
 from features.statistics import ItemStatistics
 from features.text import TextTokenizer
-from features.transforms import ItemInputs, QueryInputs
+from features.transforms import ItemInputs, QueryFeatures, QueryInputs, query_inputs
 from features.vocab import FIRST, PADDING, Vocabularies
 from serving.models import Models
 from towers.index.search import ItemIndex
@@ -64,7 +64,7 @@ class Stage1:
     statistics: ItemStatistics
     index: ItemIndex
     neighbours: Mapping[str, NeighbourTable]
-    special_tokens: tuple[int, int]
+    tokenizer: TextTokenizer
 
     @classmethod
     def read(cls, directory: Path, *, index_path: Path | None = None) -> "Stage1":
@@ -79,7 +79,6 @@ class Stage1:
             # Triton's stub reads files as ASCII unless told otherwise, whatever its locale says.
             return json.loads((directory / name).read_text(encoding="utf-8"))
 
-        tokenizer = TextTokenizer(directory / TOKENIZER_FILE)
         return cls(
             spec=FeatureSpec.from_json(document(SPEC_FILE)),
             vocabularies=Vocabularies.from_json(document(VOCABULARIES_FILE)),
@@ -92,7 +91,22 @@ class Stage1:
             ),
             index=ItemIndex.read(index_path or directory / INDEX_FILE),
             neighbours={name: NeighbourTable.load(directory / RETRIEVERS_DIR / name) for name in RETRIEVERS[1:]},
-            special_tokens=(tokenizer.cls, tokenizer.sep),
+            tokenizer=TextTokenizer(directory / TOKENIZER_FILE),
+        )
+
+    @property
+    def special_tokens(self) -> tuple[int, int]:
+        """Ids of [CLS] and [SEP]."""
+        return self.tokenizer.cls, self.tokenizer.sep
+
+    def query_inputs(self, queries: QueryFeatures) -> QueryInputs:
+        """Raw features as arrays."""
+        return query_inputs(
+            queries,
+            spec=self.spec,
+            vocabularies=self.vocabularies,
+            catalogue=self.catalogue,
+            tokenizer=self.tokenizer,
         )
 
     def embed(self, queries: QueryInputs, *, models: Models) -> FloatArray:
@@ -102,17 +116,35 @@ class Stage1:
             history_mask=queries.history_mask,
             query_categories=queries.categories,
             query_numbers=queries.numbers,
+            query_tokens=queries.text_tokens,
         )
 
-    def retrieve(self, queries: QueryInputs, query_embeddings: FloatArray, *, num_candidates: int) -> Candidates:
-        """The best items that are not in the query's history, scored by every retriever."""
+    def retrieve(
+        self,
+        queries: QueryInputs,
+        query_embeddings: FloatArray,
+        *,
+        num_candidates: int,
+        exclude_seen: bool | None = None,
+    ) -> Candidates:
+        """The best items, scored by every retriever.
+
+        Args:
+            queries: of N rows.
+            query_embeddings: [N, D].
+            num_candidates: C.
+            exclude_seen: leave out what stands in the query's history; None goes by the spec's `repeats`.
+        """
+        if exclude_seen is None:
+            exclude_seen = not self.spec.repeats
+        seen_rows = queries.seen_rows[:, : None if exclude_seen else 0]
         # A history may hold the very best items: ask for so many more, then drop them.
-        num_seen = int((queries.seen_rows >= FIRST).sum(axis=1).max(initial=0))
+        num_seen = int((seen_rows >= FIRST).sum(axis=1).max(initial=0))
         wanted = min(num_candidates + num_seen, len(self.index))
         found = self.index.search(query_embeddings, k=wanted)
         rows = np.full((len(found.rows), num_candidates), PADDING, dtype=np.int64)
         scores = np.zeros((*rows.shape, len(RETRIEVERS)), dtype=np.float32)
-        for n, seen in enumerate(queries.seen_rows):
+        for n, seen in enumerate(seen_rows):
             kept = np.flatnonzero((found.rows[n] >= FIRST) & ~np.isin(found.rows[n], seen))[:num_candidates]
             rows[n, : len(kept)] = found.rows[n, kept]
             scores[n, : len(kept), 0] = found.scores[n, kept]

@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -33,8 +33,9 @@ class ServedRecord:
     """One answered request.
 
     Attributes:
+        text: what the query said with the request; none if what the store knows counted.
         features: of this one query, raw, as the model got them; none if they could not be read.
-        answer: the model's; none if the fallback answered.
+        answer: the model's, with the delta that made it; none if the fallback answered.
         item_ids: what the caller got.
         spec_hash: of the FeatureSpec that the features are of.
     """
@@ -43,6 +44,7 @@ class ServedRecord:
     query_id: str
     served_at_ms: int
     requested_at_ms: int
+    text: str | None
     source: Literal["model", "fallback"]
     fallback_reason: str | None
     spec_hash: str
@@ -158,8 +160,18 @@ def read_served_log(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def features_of(record: Mapping[str, Any]) -> QueryFeatures:
-    """The features of a record as they were given to the model, to compute its inputs again."""
+    """The features of a record as they were given to the model, to compute its inputs again.
+
+    Raises:
+        ServingError: the record was written by code with other features.
+    """
     features = dict(record["features"])
+    expected = [field.name for field in fields(QueryFeatures)]
+    if sorted(features) != sorted(expected):
+        raise ServingError(
+            f"expected a record with the features {', '.join(expected)}; request {record['request_id']} has "
+            f"{', '.join(features)}: read it with the version of this project that wrote it"
+        )
     features["numbers"] = [[math.nan if number is None else number for number in row] for row in features["numbers"]]
     return QueryFeatures(**features)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.spec import FeatureSpec
-from features.transforms import QueryFeatures
+from features.transforms import QueryFeatures, single_precision
 from serving.answers import STAGES, Answer, ScoredItem
 from serving.errors import InvalidRequest
 
@@ -23,8 +23,10 @@ Tensors = dict[str, NDArray[Any]]
 MODEL = "recommend"
 INPUTS = {
     "history_items": "BYTES",
+    "history_events": "BYTES",
     "history_values": "FP32",
     "history_at_ms": "INT64",
+    "query_text": "BYTES",
     "query_categories": "BYTES",
     "query_numbers": "FP32",
     "requested_at_ms": "INT64",
@@ -48,6 +50,7 @@ MAX_BATCH = 8
 MAX_K = 100
 MAX_HISTORY = 10_000
 MAX_STRING_BYTES = 1024
+MAX_TEXT_BYTES = 8192
 MAX_AT_MS = 253_402_300_799_999  # the last millisecond of the year 9999
 
 
@@ -64,20 +67,23 @@ def encode_request(queries: QueryFeatures, *, k: int, with_candidates: bool, spe
     """Tensors of one request; histories are left-padded with empty ids to the longest, at least one place."""
     num = len(queries)
     width = max(1, *(len(history) for history in queries.history_item_ids))
-    items = np.full((num, width), b"", dtype=object)
+    items, events = (np.full((num, width), b"", dtype=object) for _ in range(2))
     values = np.zeros((num, width), dtype=np.float32)
     at_ms = np.zeros((num, width), dtype=np.int64)
     for row, history in enumerate(queries.history_item_ids):
         if history:
             items[row, -len(history) :] = [item_id.encode() for item_id in history]
-            values[row, -len(history) :] = queries.history_values[row]
+            events[row, -len(history) :] = [event.encode() for event in queries.history_events[row]]
+            values[row, -len(history) :] = single_precision(queries.history_values[row])
             at_ms[row, -len(history) :] = queries.history_at_ms[row]
     return {
         "history_items": items,
+        "history_events": events,
         "history_values": values,
         "history_at_ms": at_ms,
+        "query_text": _bytes([[text.encode()] for text in queries.texts]),
         "query_categories": _bytes([[value.encode() for value in row] for row in queries.categories]),
-        "query_numbers": np.array(queries.numbers, dtype=np.float32).reshape(num, -1),
+        "query_numbers": single_precision(queries.numbers).reshape(num, -1),
         "requested_at_ms": np.array(queries.requested_at_ms, dtype=np.int64)[:, None],
         "k": np.full((num, 1), k, dtype=np.int32),
         "spec_hash": np.full((num, 1), spec_hash.encode(), dtype=object),
@@ -101,14 +107,16 @@ def decode_request(tensors: Mapping[str, NDArray[Any]], *, spec: FeatureSpec) ->
             field="requested_at_ms",
             message=f"expected milliseconds since 1970 up to {MAX_AT_MS}, got {requested_at_ms}",
         )
-    item_ids, values, at_ms = _histories(tensors)
+    item_ids, events, values, at_ms = _histories(tensors)
     return Request(
         queries=QueryFeatures(
             history_item_ids=item_ids,
+            history_events=events,
             history_values=values,
             history_at_ms=at_ms,
+            texts=[_text(value, field="query_text", max_bytes=MAX_TEXT_BYTES) for value in tensors["query_text"][:, 0]],
             categories=_strings(tensors, "query_categories", num=len(spec.names("query", "category"))),
-            numbers=_numbers(tensors, "query_numbers", num=len(spec.names("query", "number"))),
+            numbers=_numbers(tensors, "query_numbers", num=len(spec.names("query", "number", "column"))),
             requested_at_ms=requested_at_ms,
         ),
         k=k,
@@ -158,9 +166,11 @@ def decode_answers(tensors: Mapping[str, NDArray[Any]]) -> list[Answer]:
     return answers
 
 
-def _histories(tensors: Mapping[str, NDArray[Any]]) -> tuple[list[list[str]], list[list[float]], list[list[int]]]:
+def _histories(
+    tensors: Mapping[str, NDArray[Any]],
+) -> tuple[list[list[str]], list[list[str]], list[list[float]], list[list[int]]]:
     shape = tensors["history_items"].shape
-    for name in ("history_values", "history_at_ms"):
+    for name in ("history_events", "history_values", "history_at_ms"):
         if tensors[name].shape != shape:
             raise InvalidRequest(
                 field=name,
@@ -172,16 +182,17 @@ def _histories(tensors: Mapping[str, NDArray[Any]]) -> tuple[list[list[str]], li
         raise InvalidRequest(field="history_values", message="expected finite numbers")
     if (tensors["history_at_ms"] < 0).any() or (tensors["history_at_ms"] > MAX_AT_MS).any():
         raise InvalidRequest(field="history_at_ms", message=f"expected milliseconds since 1970 up to {MAX_AT_MS}")
-    item_ids, values, at_ms = [], [], []
+    item_ids, events, values, at_ms = [], [], [], []
     for row in range(shape[0]):
         ids = [_text(value, field="history_items") for value in tensors["history_items"][row]]
         start = next((place for place, item_id in enumerate(ids) if item_id), len(ids))
         if "" in ids[start:]:
             raise InvalidRequest(field="history_items", message="expected empty ids on the left alone, as padding")
         item_ids.append(ids[start:])
+        events.append([_text(value, field="history_events") for value in tensors["history_events"][row, start:]])
         values.append(tensors["history_values"][row, start:].tolist())
         at_ms.append(tensors["history_at_ms"][row, start:].tolist())
-    return item_ids, values, at_ms
+    return item_ids, events, values, at_ms
 
 
 def _check_spec(tensor: NDArray[Any], *, spec: FeatureSpec) -> None:
@@ -219,9 +230,9 @@ def _check_width(tensor: NDArray[Any], *, field: str, num: int) -> None:
         raise InvalidRequest(field=field, message=f"expected {num} values a query by the spec, got {tensor.shape[1]}")
 
 
-def _text(value: bytes, *, field: str) -> str:
-    if len(value) > MAX_STRING_BYTES:
-        raise InvalidRequest(field=field, message=f"expected at most {MAX_STRING_BYTES} bytes, got {len(value)}")
+def _text(value: bytes, *, field: str, max_bytes: int = MAX_STRING_BYTES) -> str:
+    if len(value) > max_bytes:
+        raise InvalidRequest(field=field, message=f"expected at most {max_bytes} bytes, got {len(value)}")
     try:
         return value.decode()
     except UnicodeDecodeError:

@@ -1,182 +1,202 @@
 import dataclasses
 import json
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-import torch
-from hydra.utils import instantiate
-from numpy.typing import NDArray
-from safetensors.torch import load_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evaluation.errors import ParityFailed
-from features.dataset import Dataset
-from features.online_store import OnlineStore
-from features.statistics import ItemStatistics
-from features.transforms import QueryFeatures, RankerInputs
-from lifecycle.cuts import REFIT
-from lifecycle.parity import Scorer, export_parity, transform_parity
-from lifecycle.train_ranker import STUDENT
-from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
-from ranking.export import load_ranker
-from ranking.model import Ranker
-from serving.pipeline import Pipeline
-from towers.export import WEIGHTS_FILE
-from towers.model import ItemTable, TowerSizes, TwoTower
+from evaluation.parity import ParityReport
+from features.spec import DAY_MS
+from features.split import SPLITS
+from lifecycle.parity import rounds, spread_events
+from serving.release import MANIFEST_FILE, seal
+from serving.retrieval import Stage1
 
 pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.fixture(scope="module")
-def places(smoke_dataset: Dataset) -> NDArray[np.int64]:
-    """Twelve test events: more than one batch of the server."""
-    return smoke_dataset.events.places(["test"])[::80][:12]
-
-
-def scorer(ranker: Ranker) -> Scorer:
-    def score(inputs: RankerInputs) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            scores: NDArray[np.float32] = ranker(
-                torch.from_numpy(inputs.tokens), torch.from_numpy(inputs.dense)
-            ).numpy()
-        return scores
-
-    return score
-
-
-@pytest.fixture
-def ranker(smoke_run: Path) -> Ranker:
-    """What the release's ranker was exported from; a test may change it."""
-    return load_ranker(smoke_run / "demo" / "ranker" / STUDENT)
-
-
-@pytest.fixture
-def towers(smoke_run: Path, smoke_config: dict[str, Any], smoke_pipeline: Pipeline) -> TwoTower:
-    """What the release's towers were exported from; a test may change it."""
-    directory, stage1 = smoke_run / "demo" / "towers" / "refit", smoke_pipeline.release.stage1
-    text_embeddings = np.load(directory / TEXT_EMBEDDINGS_FILE)
-    towers: TwoTower = instantiate(smoke_config["towers"])(
-        sizes=TowerSizes.of(stage1.spec, stage1.vocabularies, text_width=text_embeddings.shape[1]),
-        item_table=ItemTable(items=stage1.items, text_embeddings=text_embeddings),
-    )
-    towers.load_state_dict(load_file(directory / WEIGHTS_FILE))
-    return towers
-
-
-class AlteredStore:
-    """An online store that gives other features than it holds."""
-
-    def __init__(self, store: OnlineStore, **changes: Any) -> None:
-        self.store, self.changes = store, changes
-
-    def read(self, query_ids: list[str], *, requested_at_ms: list[int]) -> tuple[QueryFeatures, list[bool]]:
-        features, known = self.store.read(query_ids, requested_at_ms=requested_at_ms)
-        changed = {name: change(getattr(features, name)) for name, change in self.changes.items()}
-        return dataclasses.replace(features, **changed), known
-
-
-def test_the_log_and_the_online_store_give_the_same_arrays_and_ids(
-    smoke_pipeline: Pipeline, smoke_dataset: Dataset, smoke_store: OnlineStore, places: NDArray[np.int64]
-) -> None:
-    report = transform_parity(smoke_pipeline, dataset=smoke_dataset, store=smoke_store, places=places, k=10)
+def test_every_event_is_the_same_offline_and_online(shop: Any, tmp_path: Path) -> None:
+    report = shop.replay(tmp_path / "work")
     report.check(float_tolerance=0.0)
-    compared = {field.name: field.num_compared for field in report.fields}
-    assert compared["recommended_ids"] == 12 * 10
-    assert compared["history_rows"] == 12 * 20
-    assert set(compared) >= {"history_values", "history_age_days", "categories", "numbers", "seen_rows"}
-    assert set(compared) >= {"candidate_rows", "ranker_tokens", "ranker_dense"}
+    num_events = len(shop.dataset.events.at_ms)
+    assert num_events > 300
+    assert {field.num_compared for field in report.fields} == {num_events}
+    names = {field.name for field in report.fields}
+    assert names >= {"history_rows", "history_events", "history_values", "history_age_days", "seen_rows", "text_tokens"}
+    assert names >= {"categories.gender", "numbers.age", "context.session_events", "ranker_tokens"}
+    assert names >= {"ranker_dense.item_count_7d", "ranker_dense.colour_affinity_long", "ranker_dense.repeat_count"}
+
+
+def test_a_replay_leaves_the_release_and_the_tables_as_they_were(shop: Any, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for folder in (shop.data_dir, shop.release_dir) for path in files(folder)}
+    shop.replay(tmp_path / "work", places=np.arange(50))
+    assert {path: path.read_bytes() for folder in (shop.data_dir, shop.release_dir) for path in files(folder)} == before
+    assert not shop.release_dir.with_name("release.deltas").exists()
+
+
+def files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def failures(report: ParityReport) -> dict[str, str]:
+    """By feature, what the report says of those that differ."""
+    return {field.name: failure for field in report.fields if (failure := field.failure(float_tolerance=0.0))}
+
+
+def altered_release(shop: Any, target: Path, name: str, change: Callable[[Path], None]) -> Path:
+    """A whole and sealed release with another content of one file."""
+    shutil.copytree(shop.release_dir, target)
+    manifest = json.loads((target / MANIFEST_FILE).read_text())
+    (target / MANIFEST_FILE).unlink()
+    change(target / name)
+    seal(target, facts={"spec_hash": manifest["spec_hash"]})
+    return target
+
+
+def swap_categories(path: Path) -> None:
+    content = path.read_text()
+    assert '"F", "M"' in content
+    path.write_text(content.replace('"F", "M"', '"M", "F"'))
+
+
+def shift_ages(path: Path) -> None:
+    content = json.loads(path.read_text())
+    content["numbers"]["age"][0] += 1e-4  # the mean
+    path.write_text(json.dumps(content))
+
+
+def shift_item_categories(path: Path) -> None:
+    np.save(path, np.roll(np.load(path), 1, axis=0))
 
 
 @pytest.mark.parametrize(
-    ("changes", "field"),
+    ("name", "change", "expected"),
     [
-        # a store that is an event behind
+        ("vocabularies.json", swap_categories, {"categories.gender"}),
+        ("vocabularies.json", shift_ages, {"numbers.age"}),
+        ("arrays/text_tokens.npy", lambda path: np.save(path, np.load(path)[:, ::-1]), {"ranker_tokens"}),
         (
-            {
-                name: lambda rows: [row[:-1] for row in rows]
-                for name in ("history_item_ids", "history_values", "history_at_ms")
-            },
-            "history_rows",
+            "arrays/categories.npy",
+            shift_item_categories,
+            {"ranker_dense.colour_affinity_long", "ranker_dense.colour_affinity_short"},
         ),
-        ({"history_at_ms": lambda rows: [[at_ms - 3_600_000 for at_ms in row] for row in rows]}, "history_age_days"),
-        ({"history_values": lambda rows: [[value + 1.0 for value in row] for row in rows]}, "history_values"),
-        ({"categories": lambda rows: [row[::-1] for row in rows]}, "categories"),
-        ({"numbers": lambda rows: [[number + 1.0 for number in row] for row in rows]}, "numbers"),
     ],
-    ids=["an event behind", "an hour late", "other values", "swapped columns", "a year older"],
+    ids=["a vocabulary", "a scale", "a text", "a category"],
 )
-def test_a_store_that_gives_anything_else_does_not_pass(
-    smoke_pipeline: Pipeline,
-    smoke_dataset: Dataset,
-    smoke_store: OnlineStore,
-    places: NDArray[np.int64],
-    changes: dict[str, Any],
-    field: str,
+def test_a_release_that_transforms_otherwise_is_found_by_feature(
+    shop: Any, tmp_path: Path, name: str, change: Callable[[Path], None], expected: set[str]
 ) -> None:
-    store = AlteredStore(smoke_store, **changes)
-    report = transform_parity(smoke_pipeline, dataset=smoke_dataset, store=store, places=places, k=10)  # type: ignore[arg-type]
-    with pytest.raises(ParityFailed, match=f"  {field}: "):
-        report.check(float_tolerance=1e-4)
+    release_dir = altered_release(shop, tmp_path / "release", name, change)
+    found = failures(shop.replay(tmp_path / "work", places=np.arange(60), release_dir=release_dir))
+    assert set(found) == expected
+    for failure in found.values():
+        assert "(place " in failure
+        assert "offline " in failure
+        assert "online " in failure
 
 
-def test_the_exported_models_give_what_the_trained_ones_do(
-    smoke_pipeline: Pipeline, smoke_dataset: Dataset, towers: TwoTower, ranker: Ranker, places: NDArray[np.int64]
-) -> None:
-    queries = smoke_dataset.before(places, length=None)
-    report = export_parity(smoke_pipeline, towers=towers, score=scorer(ranker), queries=queries)
-    report.check(float_tolerance=1e-4)
-    assert [field.name for field in report.fields] == [
-        "item_embedding",
-        "query_embedding",
-        "ranker_score",
-        "retrieved_rows",
-    ]
+def altered_tables(shop: Any, target: Path, name: str, change: Callable[[pa.Table], pa.Table]) -> Path:
+    shutil.copytree(shop.data_dir, target)
+    path = target / "tables" / f"{name}.parquet"
+    pq.write_table(change(pq.read_table(path)), path)
+    return target
 
 
-@pytest.mark.parametrize("part", ["query_tower", "item_tower", "ranker"])
-def test_weights_that_were_not_exported_do_not_pass(
-    smoke_pipeline: Pipeline,
-    smoke_dataset: Dataset,
-    towers: TwoTower,
-    ranker: Ranker,
-    places: NDArray[np.int64],
-    part: str,
-) -> None:
-    changed = ranker if part == "ranker" else getattr(towers, part)
-    with torch.no_grad():
-        for parameter in changed.parameters():
-            parameter.mul_(1.05)
-    queries = smoke_dataset.before(places, length=None)
-    report = export_parity(smoke_pipeline, towers=towers, score=scorer(ranker), queries=queries)
-    fields = {"query_tower": "query_embedding", "item_tower": "item_embedding", "ranker": "ranker_score"}
-    with pytest.raises(ParityFailed, match=rf"between trained and onnxruntime:[\s\S]*  {fields[part]}: "):
-        report.check(float_tolerance=1e-4)
+def a_day_later(item_days: pa.Table) -> pa.Table:
+    """What a delta of the tick before would have counted."""
+    place = item_days.column_names.index("day")
+    return item_days.set_column(place, "day", pa.array(item_days["day"].to_numpy() + 1, pa.int32()))
 
 
-def test_aggregates_of_another_day_than_the_releases_do_not_pass(
-    smoke_pipeline: Pipeline, smoke_dataset: Dataset, smoke_store: OnlineStore, places: NDArray[np.int64]
-) -> None:
-    stage1 = smoke_pipeline.release.stage1
-    stale = dataclasses.replace(
-        stage1.statistics,
-        values=ItemStatistics.at_requests(
-            smoke_dataset.days(REFIT.splits),
-            requested_at_ms=stage1.statistics.ticks_at_ms - stage1.spec.tick_ms,
-            tick_ms=stage1.spec.tick_ms,
-        ).values,
-    )
-    release = dataclasses.replace(smoke_pipeline.release, stage1=dataclasses.replace(stage1, statistics=stale))
-    pipeline = Pipeline(release=release, models=smoke_pipeline.models, settings=smoke_pipeline.settings)
-    report = transform_parity(pipeline, dataset=smoke_dataset, store=smoke_store, places=places, k=10)
-    with pytest.raises(ParityFailed, match="  ranker_dense: "):
-        report.check(float_tolerance=1e-4)
+def test_a_delta_of_a_wrong_tick_is_found_by_feature(shop: Any, tmp_path: Path) -> None:
+    data_dir = altered_tables(shop, tmp_path / "data", "item_days", a_day_later)
+    found = failures(shop.replay(tmp_path / "work", data_dir=data_dir))
+    assert set(found) >= {"ranker_dense.item_count_all", "ranker_dense.item_count_1d", "ranker_dense.item_idle_days"}
+    assert all(name.startswith("ranker_dense.item_") for name in found)
 
 
-def test_the_gates_of_a_run_compared_what_they_should(smoke_run: Path, smoke_config: dict[str, Any]) -> None:
-    printed = (smoke_run / "output.txt").read_text()
-    num_events = smoke_config["parity_events"]
-    assert f"parity of the transforms, {num_events} events" in printed
-    assert f"recommended_ids: {10 * num_events} compared, 0 differ" in printed
-    assert "retrieved_rows: 2500 compared, 0 differ" in printed
-    assert json.loads((smoke_run / "demo" / "release" / "manifest.json").read_text())["release_id"] in printed
+def an_event_late(events: pa.Table) -> pa.Table:
+    """Every query's log with its first event twice: at each position the newest is missing."""
+    first = events.filter(pa.compute.equal(events["position"], 0))
+    place = events.column_names.index("position")
+    moved = events.set_column(place, "position", pa.array(events["position"].to_numpy() + 1, pa.int32()))
+    return pa.concat_tables([first, moved])
+
+
+def test_a_store_that_is_an_event_behind_is_found_by_feature_query_and_place(shop: Any, tmp_path: Path) -> None:
+    data_dir = altered_tables(shop, tmp_path / "data", "events", an_event_late)
+    report = shop.replay(tmp_path / "work", data_dir=data_dir)
+    found = failures(report)
+    assert set(found) >= {"history_rows", "history_age_days", "seen_rows", "context.idle_days"}
+    assert not {"categories.gender", "numbers.age", "ranker_dense.item_count_all"} & set(found)
+    with pytest.raises(
+        ParityFailed, match=r"  history_rows: \d+ of \d+ events differ\n    query q\d+, event \d+ \(place"
+    ):
+        report.check(float_tolerance=0.0)
+
+
+def test_values_that_another_text_brings_are_found(shop: Any, tmp_path: Path) -> None:
+    def louder(queries: pa.Table) -> pa.Table:
+        place = queries.column_names.index("wish")
+        return queries.set_column(place, "wish", pa.array(["thing"] * queries.num_rows))
+
+    data_dir = altered_tables(shop, tmp_path / "data", "queries", louder)
+    found = failures(shop.replay(tmp_path / "work", places=np.arange(60), data_dir=data_dir))
+    assert set(found) == {"text_tokens", "ranker_tokens"}
+
+
+def test_rounds_take_one_event_of_each_query_in_order(shop: Any) -> None:
+    log = shop.dataset.events
+    in_rounds = rounds(log, np.arange(len(log.at_ms)))
+    lengths = np.diff(log.offsets)
+    assert [len(one) for one in in_rounds] == [int((lengths > n).sum()) for n in range(lengths.max())]
+    for n, one in enumerate(in_rounds):
+        np.testing.assert_array_equal(one - log.offsets[log.query_of(one)], n)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 300), min_size=1, unique=True))
+def test_rounds_hold_every_place_once_and_rise_within_a_query(shop: Any, chosen: list[int]) -> None:
+    log = shop.dataset.events
+    in_rounds = rounds(log, np.array(chosen))
+    np.testing.assert_array_equal(np.sort(np.concatenate(in_rounds)), np.sort(chosen))
+    last: dict[int, int] = {}
+    for one in in_rounds:
+        queries = log.query_of(one).tolist()
+        assert len(set(queries)) == len(queries)
+        for query, place in zip(queries, one.tolist(), strict=True):
+            assert last.get(query, -1) < place
+            last[query] = place
+
+
+def test_spread_events_are_of_all_queries_alike_and_follow_from_the_seed(shop: Any) -> None:
+    log = shop.dataset.events
+    lengths = np.diff(log.offsets)
+    places = spread_events(log, num=150, seed=3)
+    assert len(np.unique(places)) == 150
+    counts = np.bincount(log.query_of(places), minlength=len(lengths))
+    # Nobody has two more than somebody who has further events.
+    assert counts.max() - counts[counts < lengths].min() <= 1
+    np.testing.assert_array_equal(places, spread_events(log, num=150, seed=3))
+    assert (places != spread_events(log, num=150, seed=4)).any()
+    np.testing.assert_array_equal(spread_events(log, num=10_000, seed=3), np.arange(len(log.at_ms)))
+    assert set(log.splits[spread_events(log, num=200, seed=3)]) == set(SPLITS)
+
+
+def test_the_dataset_of_these_tests_has_what_is_hard(shop: Any) -> None:
+    log = shop.dataset.events
+    lengths, spec = np.diff(log.offsets), Stage1.read(shop.release_dir).spec
+    assert lengths.min() < spec.history_length < spec.stored_history < lengths.max()
+    assert (np.diff(log.at_ms) == 0).any()
+    assert set(log.events) == {"rating", "view"}
+    assert (log.relevance == 0).any()
+    assert len(np.unique(log.at_ms // DAY_MS)) == 12
+    assert dataclasses.replace(shop.dataset).query_texts.count("") > 0

@@ -48,14 +48,16 @@ def queries(pipeline: Pipeline) -> QueryFeatures:
     """A common query, one with an unknown item, one without a history, one longer than what the towers see."""
     spec, item_ids = pipeline.release.spec, pipeline.release.item_ids
     histories = [list(item_ids[:3]), [item_ids[5], "unknown ü"], [], list(item_ids[: spec.history_length + 2])]
-    num_categories, num_numbers = len(spec.names("query", "category")), len(spec.names("query", "number"))
+    num_categories, num_numbers = len(spec.names("query", "category")), len(spec.names("query", "number", "column"))
     now_ms = 1_000_000_000_000
     return QueryFeatures(
         history_item_ids=histories,
+        history_events=[["rating"] * len(history) for history in histories],
         history_values=[[4.0] * len(history) for history in histories],
         history_at_ms=[
             [now_ms - 1000 * (len(history) - place) for place in range(len(history))] for history in histories
         ],
+        texts=[""] * len(histories),
         categories=[["" if n % 2 else "F"] * num_categories for n in range(len(histories))],
         numbers=[[float("nan") if n % 2 else 30.0] * num_numbers for n in range(len(histories))],
         requested_at_ms=[now_ms] * len(histories),
@@ -83,10 +85,12 @@ def build_queries() -> Callable[[list[list[str]]], QueryFeatures]:
         now_ms, num = 1_000_000_000_000, len(histories)
         return QueryFeatures(
             history_item_ids=histories,
+            history_events=[[("rating", "view")[place % 2] for place in range(len(history))] for history in histories],
             history_values=[[1.0 + place % 5 for place in range(len(history))] for history in histories],
             history_at_ms=[
                 [now_ms - 60_000 * (len(history) - place) for place in range(len(history))] for history in histories
             ],
+            texts=[""] * num,
             categories=[[("F", "M", "")[n % 3], ("artist", "nobody")[n % 2]] for n in range(num)],
             numbers=[[float("nan") if n % 3 == 2 else 20.0 + n] for n in range(num)],
             requested_at_ms=[now_ms + n for n in range(num)],

@@ -13,11 +13,13 @@ def two_lists(*, with_candidates: bool) -> Recommendations:
         candidate_ids=[["a", "b", "d"], ["c"]] if with_candidates else [],
         candidate_scores=[np.array([8.0, 7.0, 6.0]), np.array([9.0])] if with_candidates else [],
         stage_ms={"rank": 3.0},
+        release_id="r1",
+        delta=4,
     )
 
 
 def test_each_query_of_a_call_gets_its_own_list_with_scores_and_ranks_of_retrieval() -> None:
-    first, second = answers_of(two_lists(with_candidates=False), release_id="r1", delta=4)
+    first, second = answers_of(two_lists(with_candidates=False))
 
     assert first.items == (ScoredItem("b", 2.0, 7.0, 2), ScoredItem("a", 1.0, 8.0, 1))
     assert second.items == (ScoredItem("c", 0.5, 9.0, 1),)
@@ -26,7 +28,7 @@ def test_each_query_of_a_call_gets_its_own_list_with_scores_and_ranks_of_retriev
 
 
 def test_candidates_come_in_the_order_of_retrieval_where_they_were_asked_for() -> None:
-    first, second = answers_of(two_lists(with_candidates=True), release_id="r1", delta=0)
+    first, second = answers_of(two_lists(with_candidates=True))
 
     assert first.candidates == (("a", 8.0), ("b", 7.0), ("d", 6.0))
     assert second.candidates == (("c", 9.0),)

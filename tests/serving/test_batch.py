@@ -12,14 +12,14 @@ from serving.batch import answer_batch
 from serving.errors import InvalidRequest, RequestFailed
 from serving.pipeline import Pipeline, Recommendations
 
-SPEC = FeatureSpec(features=(Feature("history", "query", "sequence", "int64", 5),), text=TextLayout())
+SPEC = FeatureSpec(features=(Feature("history_item", "query", "sequence", "int64", length=5),), text=TextLayout())
 
 
 class FakePipeline:
     """Recommends to each query its own first item, k times; breaks where that is `broken`."""
 
     def __init__(self) -> None:
-        self.release = SimpleNamespace(spec=SPEC, release_id="r1", delta=2)
+        self.release = SimpleNamespace(spec=SPEC)
         self.calls: list[tuple[int, int, bool]] = []
 
     def recommend(self, queries: QueryFeatures, *, k: int, with_candidates: bool = False) -> Recommendations:
@@ -36,6 +36,8 @@ class FakePipeline:
             candidate_ids=[[name] for name in first] if with_candidates else [],
             candidate_scores=[np.ones(1, dtype=np.float32) for _ in first] if with_candidates else [],
             stage_ms=dict.fromkeys(STAGES, 1.0),
+            release_id="r1",
+            delta=2,
         )
 
 
@@ -43,8 +45,10 @@ def request(*first_items: str, k: int = 2, with_candidates: bool = False) -> wir
     num = len(first_items)
     queries = QueryFeatures(
         history_item_ids=[[name] for name in first_items],
+        history_events=[["rating"]] * num,
         history_values=[[1.0]] * num,
         history_at_ms=[[1]] * num,
+        texts=[""] * num,
         categories=[[]] * num,
         numbers=[[]] * num,
         requested_at_ms=[2] * num,

@@ -28,7 +28,7 @@ def row(queries: QueryFeatures, place: int) -> QueryFeatures:
 
 def expected(pipeline: Pipeline, queries: QueryFeatures, *, k: int) -> list[Answer]:
     found = pipeline.recommend(queries, k=k, with_candidates=True)
-    return answers_of(found, release_id=pipeline.release.release_id, delta=pipeline.release.delta)
+    return answers_of(found)
 
 
 def assert_same(got: Answer, wanted: Answer) -> None:
@@ -105,6 +105,7 @@ def test_a_history_as_long_as_allowed_is_answered_and_a_longer_one_refused(
     one = dataclasses.replace(
         row(queries, 0),
         history_item_ids=[["x" * wire.MAX_STRING_BYTES] * length],
+        history_events=[["x" * wire.MAX_STRING_BYTES] * length],
         history_values=[[1.0] * length],
         history_at_ms=[[1] * length],
     )

@@ -52,8 +52,10 @@ class FakeFeatures:
         history = ["p0", "p2"] if known else []
         features = QueryFeatures(
             history_item_ids=[history],
+            history_events=[["rating"] * len(history)],
             history_values=[[1.0] * len(history)],
             history_at_ms=[[1] * len(history)],
+            texts=[""],
             categories=[["F"]],
             numbers=[[math.nan]],
             requested_at_ms=requested_at_ms,
@@ -115,6 +117,7 @@ def gateway(
         fallback=PopularityFallback(item_ids=POPULAR),
         release_id="r6",
         titles={"i1": "Brazil (1985)", "p1": "Alien (1979)"},
+        delta=lambda: 5,
         served_log=served_log,
     )
     with TestClient(app) as client:
@@ -354,7 +357,13 @@ def test_health_tells_whether_the_engine_answers(error: ServingError | None, sta
         response = client.get("/healthz")
 
     assert response.status_code == 200
-    assert response.json() == {"status": status, "engine_ready": is_ready, "mode": "triton", "release_id": "r6"}
+    assert response.json() == {
+        "status": status,
+        "engine_ready": is_ready,
+        "mode": "triton",
+        "release_id": "r6",
+        "delta": 5,
+    }
 
 
 def test_every_answer_is_kept_with_what_it_was_made_of(tmp_path: Path) -> None:

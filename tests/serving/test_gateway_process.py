@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from features.materialize import materialize
 from features.offline_store import write_query_states
-from features.online_store import materialize
-from features.query_states import StateColumns
+from features.state_rows import StateColumns
 from serving.errors import ServerFailed
 from serving.gateway_process import GatewayProcess
 from serving.pipeline import Pipeline
@@ -27,11 +27,12 @@ def online_store_dir(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactor
     """A store that knows the query `q`, whose history is the first two items of the release."""
     directory = tmp_path_factory.mktemp("store")
     spec = pipeline.release.spec
-    columns = StateColumns(categories=spec.names("query", "category"), numbers=spec.names("query", "number"))
+    columns = StateColumns.of(spec)
     events = pa.table(
         {
             "query_id": ["q", "q"],
             "item_id": list(pipeline.release.item_ids[:2]),
+            "event": ["rating", "rating"],
             "value": [3.0, 4.0],
             "occurred_at_ms": [1_000, 2_000],
             "position": pa.array([0, 1], pa.int32()),
@@ -39,10 +40,9 @@ def online_store_dir(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactor
         }
     )
     attributes = {name: ["F"] for name in columns.categories} | {name: [30.0] for name in columns.numbers}
-    write_query_states(
-        directory / "states.parquet", events=events, queries=pa.table({"query_id": ["q"]} | attributes), columns=columns
-    )
-    materialize(directory / "online", states=directory / "states.parquet", spec_hash=spec.hash)
+    queries = pa.table({"query_id": ["q"]} | attributes)
+    write_query_states(directory / "states.parquet", events=events, queries=queries, spec=spec)
+    materialize(directory / "online", states=directory / "states.parquet")
     return directory / "online"
 
 

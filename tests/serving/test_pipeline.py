@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ class FakeModels:
         history_mask: NDArray[np.bool_],
         query_categories: NDArray[np.int64],
         query_numbers: NDArray[np.float32],
+        query_tokens: NDArray[np.int64],
     ) -> NDArray[np.float32]:
         return np.ones((len(history_mask), D), dtype=np.float32)
 
@@ -69,15 +71,7 @@ def recommend_by(tiny_release: Path, build_queries: BuildQueries) -> Callable[..
 
 
 def one_of(queries: QueryFeatures, n: int) -> QueryFeatures:
-    own = slice(n, n + 1)
-    return QueryFeatures(
-        history_item_ids=queries.history_item_ids[own],
-        history_values=queries.history_values[own],
-        history_at_ms=queries.history_at_ms[own],
-        categories=queries.categories[own],
-        numbers=queries.numbers[own],
-        requested_at_ms=queries.requested_at_ms[own],
-    )
+    return QueryFeatures(**{field.name: getattr(queries, field.name)[n : n + 1] for field in fields(queries)})
 
 
 def test_a_batch_equals_its_queries_one_at_a_time(real: Pipeline, build_queries: BuildQueries) -> None:

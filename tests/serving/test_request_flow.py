@@ -1,5 +1,8 @@
 import asyncio
+import dataclasses
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +19,8 @@ from serving.errors import (
 )
 from serving.fallback import PopularityFallback
 from serving.request_flow import Reply, RequestFlow
+from serving.served_log import ServedLog, read_served_log
+from serving.settings import ServedLogSettings
 
 
 class Store:
@@ -33,8 +38,10 @@ class Store:
         history = [["p1"] if one else [] for one in known]
         features = QueryFeatures(
             history_item_ids=history,
+            history_events=[["rating"] * len(own) for own in history],
             history_values=[[1.0] * len(own) for own in history],
             history_at_ms=[[0] * len(own) for own in history],
+            texts=["" for _ in known],
             categories=[[] for _ in known],
             numbers=[[] for _ in known],
             requested_at_ms=requested_at_ms,
@@ -124,3 +131,50 @@ def test_a_store_that_cannot_be_read_is_no_failure_of_the_request() -> None:
 )
 def test_an_answer_that_is_none_is_replaced(engine: Engine, reason: str) -> None:
     assert reply(store=Store(), engine=engine).fallback_reason == reason
+
+
+class GrowingStore(Store):
+    """Its one query has an event more at each read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_reads = 0
+
+    def read(self, query_ids: list[str], *, requested_at_ms: list[int]) -> tuple[QueryFeatures, list[bool]]:
+        self.num_reads += 1
+        features, known = super().read(query_ids, requested_at_ms=requested_at_ms)
+        history = [[f"p{n}" for n in range(self.num_reads)]]
+        return dataclasses.replace(features, history_item_ids=history), known
+
+
+class RereadingEngine(Engine):
+    """Asks for the features again, as where the server has another spec."""
+
+    async def recommend(
+        self, queries: QueryFeatures, *, reread: AsyncReread | None = None, **rest: Any
+    ) -> list[Answer]:
+        assert reread is not None
+        queries, _ = await reread()
+        return await super().recommend(queries, **rest)
+
+
+def test_the_log_keeps_the_features_that_made_the_answer_and_not_those_read_before_them(tmp_path: Path) -> None:
+    log_path = tmp_path / "served.jsonl"
+
+    async def ask() -> None:
+        flow = RequestFlow(
+            features=GrowingStore(),
+            engine=RereadingEngine(),
+            fallback=PopularityFallback(item_ids=["p1"]),
+            release_id="r1",
+            deadline_s=5.0,
+            served_log=ServedLog(settings=ServedLogSettings(path=log_path)),
+        )
+        await flow.reply(query_id="known", k=1, requested_at_ms=0, with_candidates=False, request_id="1", text="said")
+        await flow.close()
+
+    asyncio.run(ask())
+    (kept,) = read_served_log(log_path)
+    assert kept["features"]["history_item_ids"] == [["p0", "p1"]]
+    assert (kept["text"], kept["features"]["texts"]) == ("said", ["said"])
+    assert kept["answer"]["delta"] == 1

@@ -53,6 +53,7 @@ def gateway(address: str, *, pipeline: Pipeline, queries: QueryFeatures, served_
             fallback=PopularityFallback(item_ids=release.popular_item_ids),
             release_id=release.release_id,
             titles=release.titles,
+            delta=lambda: pipeline.release.delta,
             served_log=ServedLog(settings=ServedLogSettings(path=served_log_path)),
         )
     )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from features.transforms import QueryFeatures, QueryInputs, query_inputs
+from features.transforms import QueryFeatures, QueryInputs
 from serving.models import OnnxModels
 from serving.retrieval import (
     ITEM_ARRAYS,
@@ -35,12 +35,7 @@ def encode(stage1: Stage1, build_queries: BuildQueries) -> Callable[[list[list[s
     """Inputs of queries with these histories."""
 
     def inputs(histories: list[list[str]]) -> QueryInputs:
-        return query_inputs(
-            build_queries(histories),
-            spec=stage1.spec,
-            vocabularies=stage1.vocabularies,
-            catalogue=stage1.catalogue,
-        )
+        return stage1.query_inputs(build_queries(histories))
 
     return inputs
 
@@ -171,6 +166,33 @@ def test_a_batch_retrieves_what_its_queries_do_one_at_a_time(
         np.testing.assert_allclose(one.scores, batch.scores[own], atol=1e-5)
 
 
+@pytest.mark.parametrize("repeats", [False, True])
+def test_what_was_had_is_left_out_unless_the_spec_or_the_caller_says_otherwise(
+    stage1: Stage1, encode: Encode, repeats: bool
+) -> None:
+    stage1 = replace(stage1, spec=replace(stage1.spec, repeats=repeats))
+    embedding = some_embeddings(1)
+    best = [stage1.catalogue.item_id(row) for row in best_unseen(stage1, embedding[0], set())]
+    inputs = encode([[best[0], best[2], "nobody"]])
+
+    def recommended(exclude_seen: bool | None) -> list[str]:
+        found = stage1.retrieve(inputs, embedding, num_candidates=4, exclude_seen=exclude_seen)
+        return [stage1.catalogue.item_id(row) for row in found.rows[0].tolist()]
+
+    new = [best[1], *best[3:6]]
+    assert recommended(exclude_seen=True) == new
+    assert recommended(exclude_seen=False) == best[:4]
+    assert recommended(exclude_seen=None) == (best[:4] if repeats else new)
+
+
+def test_what_a_query_says_reaches_the_tower_as_tokens(stage1: Stage1, build_queries: BuildQueries) -> None:
+    asking = replace(stage1, spec=replace(stage1.spec, text=replace(stage1.spec.text, query_tokens=3)))
+    queries = replace(build_queries([["i1"], []]), texts=["film of film", ""])
+    # the tiny release's words: film is 4, what it does not know 3, padding 0
+    assert asking.query_inputs(queries).text_tokens.tolist() == [[4, 3, 4], [0, 0, 0]]
+    assert stage1.query_inputs(queries).text_tokens.shape == (2, 0)
+
+
 def test_a_history_enters_the_tower_by_its_items_embeddings(stage1: Stage1, encode: Encode, tiny_release: Path) -> None:
     inputs = encode([["i3", "nobody", "i9"], []])
     models = OnnxModels(query_tower=tiny_release / QUERY_TOWER_FILE, ranker=None)
@@ -183,6 +205,7 @@ def test_a_history_enters_the_tower_by_its_items_embeddings(stage1: Stage1, enco
         history_mask=np.array([[False] * 7 + [True] * 3, [False] * 10]),
         query_categories=inputs.categories,
         query_numbers=inputs.numbers,
+        query_tokens=np.zeros((2, 0), dtype=np.int64),
     )
     np.testing.assert_array_equal(stage1.embed(inputs, models=models), expected)
 

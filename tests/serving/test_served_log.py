@@ -15,8 +15,10 @@ from serving.settings import ServedLogSettings
 
 FEATURES = QueryFeatures(
     history_item_ids=[["i1", "ünknown"]],
+    history_events=[["rating", "view"]],
     history_values=[[4.0, 0.1]],
     history_at_ms=[[1, 2]],
+    texts=["ü?"],
     categories=[["F", ""]],
     numbers=[[math.nan, 1 / 3]],
     requested_at_ms=[3],
@@ -36,6 +38,7 @@ def record(request_id: str = "one") -> ServedRecord:
         query_id="q",
         served_at_ms=4,
         requested_at_ms=3,
+        text=None,
         source="model",
         fallback_reason=None,
         spec_hash="abc",
@@ -67,6 +70,16 @@ def test_a_record_comes_back_with_its_exact_features(tmp_path: Path) -> None:
     assert again.numbers[0][1] == 1 / 3
     assert again.history_item_ids == FEATURES.history_item_ids
     assert again.history_values == FEATURES.history_values
+
+
+def test_a_record_of_other_code_is_refused_by_what_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "served.jsonl"
+    with ServedLog(settings=ServedLogSettings(path=path)) as log:
+        log.append(record())
+    (kept,) = read_served_log(path)
+    del kept["features"]["texts"]
+    with pytest.raises(ServingError, match=r"expected a record with the features .*texts.*; request one has "):
+        features_of(kept)
 
 
 def test_a_text_that_is_no_utf8_still_makes_one_line(tmp_path: Path) -> None:

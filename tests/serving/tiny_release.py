@@ -14,11 +14,13 @@ from onnx import NodeProto, TensorProto, helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from features.catalogue import Catalogue, ItemColumns
-from features.spec import FeatureColumns, FeatureSpec, TextLayout
+from features.columns import FeatureColumns
+from features.pairs import ranker_feature_names
+from features.spec import FeatureSpec, TextLayout
 from features.statistics import STATISTICS, ItemStatistics
 from features.text import TextTokenizer
-from features.transforms import item_inputs, ranker_feature_names
-from features.vocab import FIRST, NumberScale, Vocabularies, Vocabulary
+from features.transforms import item_inputs
+from features.vocab import EVENT, FIRST, ITEM_ID, NumberScale, Vocabularies, Vocabulary
 from serving.release import POPULAR_FILE, TITLES_FILE, seal
 from serving.retrieval import INDEX_FILE, RETRIEVERS, write_tables
 from towers.index.build import FlatBuilder
@@ -72,7 +74,8 @@ def _write_tables(
         categories={
             "gender": Vocabulary(("F", "M")),
             "occupation": Vocabulary(("artist", "lawyer")),
-            "item_id": Vocabulary(item_ids),
+            ITEM_ID: Vocabulary(item_ids),
+            EVENT: Vocabulary(("rating",)),
             "genres": Vocabulary(("Drama", "Comedy")),
         },
         numbers={"age": NumberScale(30.0, 10.0), "year": NumberScale(1980.0, 10.0)},

@@ -1,0 +1,87 @@
+"""Export parity: the towers and the ranker as they were trained against the files that a release serves.
+
+Owns both walks; the comparison itself is evaluation/parity.py's.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evaluation.parity import ParityReport, compare
+from features.transforms import QueryFeatures, RankerInputs, ranker_inputs
+from serving.models import open_session
+from serving.pipeline import Pipeline
+from serving.retrieval import ITEM_TOWER_FILE
+from towers.model import TwoTower
+from towers.text_encoder import SentenceEncoder
+
+Scorer = Callable[[RankerInputs], NDArray[np.float32]]
+
+
+def export_parity(
+    pipeline: Pipeline,
+    *,
+    towers: TwoTower,
+    score: Scorer,
+    queries: QueryFeatures,
+    sentence_encoder: SentenceEncoder | None = None,
+) -> ParityReport:
+    """The towers and the ranker as they were trained against the exported ONNX files, on real requests.
+
+    Args:
+        pipeline: an opened release.
+        towers: what its towers were exported from.
+        score: the ranker that its ONNX file was made from.
+        queries: requests to run.
+        sentence_encoder: of what queries say; needed where they have a text.
+    """
+    stage1, models = pipeline.release.stage1, pipeline.models
+    inputs = stage1.query_inputs(queries)
+    with torch.inference_mode():
+        items = towers.eval().embed_catalogue()
+        history = torch.from_numpy(inputs.history_rows)
+        embeddings = towers.query_tower(
+            items[history],
+            torch.from_numpy(inputs.history_mask),
+            torch.from_numpy(inputs.categories),
+            torch.from_numpy(inputs.numbers),
+            torch.from_numpy(
+                np.zeros((len(queries), 0), dtype=np.float32)
+                if sentence_encoder is None
+                else sentence_encoder.embed(inputs.text_tokens)
+            ),
+        ).numpy()
+    session = open_session(pipeline.release.path / ITEM_TOWER_FILE)
+    table = towers.item_table
+    exported_items = session.run(
+        None,
+        {
+            "item_id": table.item_id.unsqueeze(1).numpy(),
+            "categories": table.categories.numpy(),
+            "numbers": table.numbers.numpy(),
+            "text_embedding": table.text_embedding.numpy(),
+        },
+    )[0]
+    exported = stage1.embed(inputs, models=models)
+    num_candidates = pipeline.settings.num_ranked
+    offline = {
+        "query_embedding": embeddings,
+        "item_embedding": items.numpy(),
+        "retrieved_rows": stage1.retrieve(inputs, embeddings, num_candidates=num_candidates).rows,
+    }
+    found = stage1.retrieve(inputs, exported, num_candidates=num_candidates)
+    serving = {"query_embedding": exported, "item_embedding": exported_items, "retrieved_rows": found.rows}
+    made = ranker_inputs(
+        inputs,
+        found.rows,
+        found.scores,
+        spec=stage1.spec,
+        items=stage1.items,
+        statistics=stage1.statistics,
+        special_tokens=stage1.special_tokens,
+    )
+    offline["ranker_score"] = score(made)
+    serving["ranker_score"] = models.ranker(tokens=made.tokens, dense=made.dense)
+    return compare(offline=offline, serving=serving, offline_name="trained", serving_name="onnxruntime")

@@ -1,0 +1,106 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from evaluation.errors import ParityFailed
+from features.dataset import Dataset
+from features.transforms import RankerInputs
+from lifecycle.export_parity import Scorer, export_parity
+from lifecycle.train_ranker import STUDENT
+from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
+from ranking.export import load_ranker
+from ranking.model import Ranker
+from serving.pipeline import Pipeline
+from towers.export import WEIGHTS_FILE
+from towers.model import ItemTable, TowerSizes, TwoTower
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def places(smoke_dataset: Dataset) -> NDArray[np.int64]:
+    """Twelve test events: more than one batch of the server."""
+    return smoke_dataset.events.places(["test"])[::80][:12]
+
+
+def scorer(ranker: Ranker) -> Scorer:
+    def score(inputs: RankerInputs) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            scores: NDArray[np.float32] = ranker(
+                torch.from_numpy(inputs.tokens), torch.from_numpy(inputs.dense)
+            ).numpy()
+        return scores
+
+    return score
+
+
+@pytest.fixture
+def ranker(smoke_run: Path) -> Ranker:
+    """What the release's ranker was exported from; a test may change it."""
+    return load_ranker(smoke_run / "demo" / "ranker" / STUDENT)
+
+
+@pytest.fixture
+def towers(smoke_run: Path, smoke_config: dict[str, Any], smoke_pipeline: Pipeline) -> TwoTower:
+    """What the release's towers were exported from; a test may change it."""
+    directory, stage1 = smoke_run / "demo" / "towers" / "refit", smoke_pipeline.release.stage1
+    text_embeddings = np.load(directory / TEXT_EMBEDDINGS_FILE)
+    towers: TwoTower = instantiate(smoke_config["towers"])(
+        sizes=TowerSizes.of(stage1.spec, stage1.vocabularies, text_width=text_embeddings.shape[1]),
+        item_table=ItemTable(items=stage1.items, text_embeddings=text_embeddings),
+    )
+    towers.load_state_dict(load_file(directory / WEIGHTS_FILE))
+    return towers
+
+
+def test_the_exported_models_give_what_the_trained_ones_do(
+    smoke_pipeline: Pipeline, smoke_dataset: Dataset, towers: TwoTower, ranker: Ranker, places: NDArray[np.int64]
+) -> None:
+    queries = smoke_dataset.before(places, length=None)
+    report = export_parity(smoke_pipeline, towers=towers, score=scorer(ranker), queries=queries)
+    report.check(float_tolerance=1e-4)
+    assert [field.name for field in report.fields] == [
+        "item_embedding",
+        "query_embedding",
+        "ranker_score",
+        "retrieved_rows",
+    ]
+
+
+@pytest.mark.parametrize("part", ["query_tower", "item_tower", "ranker"])
+def test_weights_that_were_not_exported_do_not_pass(
+    smoke_pipeline: Pipeline,
+    smoke_dataset: Dataset,
+    towers: TwoTower,
+    ranker: Ranker,
+    places: NDArray[np.int64],
+    part: str,
+) -> None:
+    changed = ranker if part == "ranker" else getattr(towers, part)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.mul_(1.05)
+    queries = smoke_dataset.before(places, length=None)
+    report = export_parity(smoke_pipeline, towers=towers, score=scorer(ranker), queries=queries)
+    fields = {"query_tower": "query_embedding", "item_tower": "item_embedding", "ranker": "ranker_score"}
+    with pytest.raises(ParityFailed, match=rf"between trained and onnxruntime:[\s\S]*  {fields[part]}: "):
+        report.check(float_tolerance=1e-4)
+
+
+def test_the_gates_of_a_run_compared_what_they_should(smoke_run: Path, smoke_config: dict[str, Any]) -> None:
+    printed = (smoke_run / "output.txt").read_text()
+    num_events = smoke_config["parity_events"]
+    assert f"history_rows: {num_events} events compared, 0 differ" in printed
+    assert f"ranker_dense.item_count_7d: {num_events} events compared, 0 differ" in printed
+    assert f"recommended_ids: {num_events} events compared, 0 differ" in printed
+    assert f"recommended_scores: {num_events} events compared, 0 differ" in printed
+    # 64 requests with the 50 candidates each that this run ranks
+    assert "retrieved_rows: 3200 compared, 0 differ" in printed
+    assert json.loads((smoke_run / "demo" / "release" / "manifest.json").read_text())["release_id"] in printed
