@@ -1,8 +1,9 @@
-"""Batches for stage 1: windows of histories in which every position has a target, and held-out events to validate on.
+"""Batches for stage 1: windows of histories in which every position has a target, and past requests to validate on.
 
 Owns the cut of an event log into training windows. Turning raw values into arrays is features.transforms' job.
 
-Shapes: W windows, L history length, R rows of the item table, V validation events.
+Shapes: W windows, L history length, R rows of the item table, V requests to validate on, M relevant items of the one
+that has most, H items of the longest history, E width of a text embedding (0 where queries have no text).
 """
 
 from collections.abc import Collection
@@ -16,32 +17,54 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from features.dataset import Dataset
+from features.requests import PastRequests
 from features.spec import FeatureSpec
 from features.transforms import QueryInputs, query_inputs
-from features.vocab import Vocabularies
+from features.vocab import PADDING, Vocabularies
+from towers.text_encoder import SentenceEncoder
+
+VALIDATION_BATCH = 256  # requests: their scores of 100,000 items take 100 MB
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Events to predict.
+    """Requests to answer.
 
     Attributes:
-        inputs: of V queries strictly before their event, with all their earlier items as `seen_rows`.
-        targets: [V] ItemRow of the event.
-        places: [V] place of the event in the log.
+        inputs: of V queries as they asked.
+        text_embeddings: [V, E] of what the queries say.
+        relevant: [V, M] ItemRow of what was then chosen, PADDING where there are fewer.
+        excluded: [V, H] ItemRow of what is not to be shown: what the queries had, unless it may be shown again.
     """
 
     inputs: QueryInputs
-    targets: NDArray[np.int64]
-    places: NDArray[np.int64]
+    text_embeddings: NDArray[np.float32]
+    relevant: NDArray[np.int64]
+    excluded: NDArray[np.int64]
 
 
-def held_out(dataset: Dataset, split: str, *, spec: FeatureSpec, vocabularies: Vocabularies) -> HeldOut:
-    """The events of one split as queries with one relevant item each."""
-    places = dataset.events.places([split])
-    queries = dataset.before(places, length=None)
-    inputs = query_inputs(queries, spec=spec, vocabularies=vocabularies, catalogue=dataset.items.catalogue)
-    return HeldOut(inputs=inputs, targets=dataset.event_rows()[places], places=places)
+def held_out(
+    dataset: Dataset,
+    asked: PastRequests,
+    *,
+    spec: FeatureSpec,
+    vocabularies: Vocabularies,
+    sentence_encoder: SentenceEncoder | None = None,
+) -> HeldOut:
+    """Past requests as arrays."""
+    inputs = query_inputs(
+        asked.states(dataset, length=spec.stored_history),
+        spec=spec,
+        vocabularies=vocabularies,
+        catalogue=dataset.items.catalogue,
+        tokenizer=None if sentence_encoder is None else sentence_encoder.tokenizer,
+    )
+    return HeldOut(
+        inputs=inputs,
+        text_embeddings=_text_embeddings(inputs, sentence_encoder),
+        relevant=asked.relevant,
+        excluded=inputs.seen_rows[:, : 0 if spec.repeats else None],
+    )
 
 
 @dataclass(frozen=True)
@@ -49,11 +72,18 @@ class Windows:
     """W training windows: the inputs of one event each, and a target for every position of its history."""
 
     inputs: QueryInputs
-    targets: NDArray[np.int64]  # [W, L] ItemRow that follows each position; PADDING where there is nothing to learn
+    text_embeddings: NDArray[np.float32]  # [W, E]
+    # [W, L] ItemRow that follows each position; PADDING where there is nothing to learn: no event, or one that says no
+    targets: NDArray[np.int64]
 
 
 def training_windows(
-    dataset: Dataset, splits: Collection[str], *, spec: FeatureSpec, vocabularies: Vocabularies
+    dataset: Dataset,
+    splits: Collection[str],
+    *,
+    spec: FeatureSpec,
+    vocabularies: Vocabularies,
+    sentence_encoder: SentenceEncoder | None = None,
 ) -> Windows:
     """Cut each query's events into windows of L targets, from the newest backwards.
 
@@ -67,55 +97,90 @@ def training_windows(
         last = start + int(is_training[start:stop].sum())  # splits follow one another in time within a query
         ends.extend(range(last - 1, start - 1, -length))
     places = np.array(ends, dtype=np.int64)
+    rows = np.where(dataset.events.relevance > 0, dataset.event_rows(), PADDING)
+    # The events that follow each position: the window's own, and the newest before it shifted by one.
+    following = places[:, None] - np.arange(length - 1, -1, -1)
+    is_own = following >= dataset.events.offsets[dataset.events.query_of(places)][:, None]
+    targets = np.where(is_own, rows[np.maximum(following, 0)], PADDING)
+    teaches = (targets != PADDING).any(axis=1)
+    places, targets = places[teaches], targets[teaches]
     inputs = query_inputs(
-        dataset.before(places, length=length),
+        dataset.before(places, length=min(length, spec.stored_history)),
         spec=spec,
         vocabularies=vocabularies,
         catalogue=dataset.items.catalogue,
+        tokenizer=None if sentence_encoder is None else sentence_encoder.tokenizer,
     )
-    targets = np.concatenate([inputs.history_rows[:, 1:], dataset.event_rows()[places, None]], axis=1)
-    return Windows(inputs=inputs, targets=targets)
+    return Windows(inputs=inputs, text_embeddings=_text_embeddings(inputs, sentence_encoder), targets=targets)
 
 
-def query_tensors(inputs: QueryInputs) -> tuple[Tensor, Tensor, Tensor]:
-    """What the query tower reads of QueryInputs, as tensors: history rows, categories, numbers."""
-    return torch.from_numpy(inputs.history_rows), torch.from_numpy(inputs.categories), torch.from_numpy(inputs.numbers)
+def query_tensors(inputs: QueryInputs, text_embeddings: NDArray[np.float32]) -> tuple[Tensor, ...]:
+    """What the query tower reads, as tensors: history rows, categories, numbers, text embeddings."""
+    arrays = (inputs.history_rows, inputs.categories, inputs.numbers, text_embeddings)
+    return tuple(torch.from_numpy(array) for array in arrays)
+
+
+def _text_embeddings(inputs: QueryInputs, sentence_encoder: SentenceEncoder | None) -> NDArray[np.float32]:
+    if sentence_encoder is None:
+        return np.zeros((len(inputs.text_tokens), 0), dtype=np.float32)
+    return sentence_encoder.embed(inputs.text_tokens)
 
 
 class TowerData(pl.LightningDataModule):
-    """Windows to train on and, if there are any, held-out events to validate on."""
+    """Windows to train on and, if there are any, past requests to validate on.
 
-    def __init__(self, *, windows: Windows, validation: HeldOut | None, batch_size: int, seed: int) -> None:
+    Args:
+        windows: to train on.
+        validation: requests; None validates on nothing.
+        batch_size: windows a step.
+        seed: of the order.
+        epoch_steps: batches of an epoch at most, drawn anew each time; None: all windows are an epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        windows: Windows,
+        validation: HeldOut | None,
+        batch_size: int,
+        seed: int,
+        epoch_steps: int | None = None,
+    ) -> None:
         super().__init__()
         self.windows = windows
         self.validation = validation
         self.batch_size = batch_size
         self.seed = seed
+        self.epoch_steps = epoch_steps
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of (history rows, categories, numbers, targets), shuffled by seed and epoch.
+        """Batches of (history rows, categories, numbers, text embeddings, targets), shuffled by seed and epoch.
 
         The trainer asks again at every epoch (reload_dataloaders_every_n_epochs=1), so a resumed run sees the order
         that it would have seen.
         """
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
-        tensors = TensorDataset(*query_tensors(self.windows.inputs), torch.from_numpy(self.windows.targets))
+        tensors = TensorDataset(
+            *query_tensors(self.windows.inputs, self.windows.text_embeddings), torch.from_numpy(self.windows.targets)
+        )
         # Drawn here and not by the loader: Lightning makes its iterator once or, unless it resumes, twice in an epoch.
         order = torch.randperm(len(tensors), generator=torch.Generator().manual_seed(self.seed * 100_003 + epoch))
         return DataLoader(
             tensors,
             batch_size=self.batch_size,
-            sampler=order.tolist(),
+            sampler=order[: None if self.epoch_steps is None else self.epoch_steps * self.batch_size].tolist(),
             generator=torch.Generator(),  # of its own, so that iterators draw nothing from that of the negatives
             pin_memory=torch.cuda.is_available(),
         )
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]] | list[object]:
-        """Batches of (history rows, categories, numbers, targets, seen rows), in order."""
+        """Batches of (history rows, categories, numbers, text embeddings, relevant rows, excluded rows), in order."""
         if self.validation is None:
             return []
         held = self.validation
         tensors = TensorDataset(
-            *query_tensors(held.inputs), torch.from_numpy(held.targets), torch.from_numpy(held.inputs.seen_rows)
+            *query_tensors(held.inputs, held.text_embeddings),
+            torch.from_numpy(held.relevant),
+            torch.from_numpy(held.excluded),
         )
-        return DataLoader(tensors, batch_size=1024, pin_memory=torch.cuda.is_available())
+        return DataLoader(tensors, batch_size=VALIDATION_BATCH, pin_memory=torch.cuda.is_available())

@@ -3,7 +3,7 @@
 Owns layers only. Which item stands in which row, what is sampled and what is minimised live elsewhere.
 
 Shapes: B queries, L history length, D embedding width, N items, Cq and Fq query categories and numbers, Ci and Fi item
-categories and numbers, M values of a many-valued category, E width of the text embedding.
+categories and numbers, M values of a many-valued category, E width of a text embedding (0 where there is no text).
 """
 
 import torch
@@ -115,7 +115,7 @@ class CausalBlock(nn.Module):
 
 
 class CausalQueryTower(nn.Module):
-    """SASRec-form transformer over the history's item embeddings, plus the query's categories and numbers.
+    """SASRec-form transformer over the history's item embeddings, plus the query's categories, numbers and text.
 
     Source: Kang and McAuley, ICDM 2018, "Self-attentive sequential recommendation".
     """
@@ -125,6 +125,7 @@ class CausalQueryTower(nn.Module):
         *,
         category_sizes: tuple[int, ...],
         num_numbers: int,
+        text_width: int,
         history_length: int,
         width: int,
         num_blocks: int,
@@ -140,15 +141,20 @@ class CausalQueryTower(nn.Module):
         )
         self.categories = CategoryEmbedding(sizes=category_sizes, width=width)
         self.numbers = nn.Linear(num_numbers, width, bias=False) if num_numbers else None
+        self.text = nn.Linear(text_width, width, bias=False) if text_width else None
         self.input_dropout = nn.Dropout(dropout)
         self.output_norm = nn.LayerNorm(width)
 
-    def states(self, history: Tensor, history_mask: Tensor, categories: Tensor, numbers: Tensor) -> Tensor:
+    def states(
+        self, history: Tensor, history_mask: Tensor, categories: Tensor, numbers: Tensor, text_embedding: Tensor
+    ) -> Tensor:
         """Query embedding after each position, each from that position and earlier ones: [B, L, D]."""
         length = history.shape[1]
         context = self.categories(categories.unsqueeze(-1))  # [B, D]
         if self.numbers is not None:
             context = context + self.numbers(numbers)
+        if self.text is not None:
+            context = context + self.text(text_embedding)
         # Padding has no position: the state before a first event is the same wherever the window begins, so what a
         # query without history is answered from is what every query's first event has taught.
         states = (history + self.positions) * history_mask.unsqueeze(-1) + context.unsqueeze(1)
@@ -162,6 +168,8 @@ class CausalQueryTower(nn.Module):
         normalised: Tensor = self.output_norm(states)
         return normalised
 
-    def forward(self, history: Tensor, history_mask: Tensor, categories: Tensor, numbers: Tensor) -> Tensor:
-        """Query embedding after the whole history: [B, L, D], [B, L], [B, Cq], [B, Fq] -> [B, D]."""
-        return self.states(history, history_mask, categories, numbers)[:, -1]
+    def forward(
+        self, history: Tensor, history_mask: Tensor, categories: Tensor, numbers: Tensor, text_embedding: Tensor
+    ) -> Tensor:
+        """Query embedding after the whole history: [B, L, D], [B, L], [B, Cq], [B, Fq], [B, E] -> [B, D]."""
+        return self.states(history, history_mask, categories, numbers, text_embedding)[:, -1]

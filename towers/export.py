@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from towers.encoders import CausalQueryTower
 from towers.model import TwoTower
+from towers.text_encoder import SentenceEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -57,21 +59,42 @@ def export_onnx(
     logger.info("%s: %.1f kB", path, path.stat().st_size / 1000)
 
 
-def export_towers(model: TwoTower, directory: Path, *, history_length: int, spec_hash: str) -> None:
-    """Write query_tower.onnx, item_tower.onnx and towers.safetensors."""
+def export_towers(
+    model: TwoTower,
+    directory: Path,
+    *,
+    history_length: int,
+    spec_hash: str,
+    sentence_encoder: SentenceEncoder | None = None,
+    query_tokens: int = 0,
+) -> None:
+    """Write query_tower.onnx, item_tower.onnx and towers.safetensors.
+
+    Args:
+        model: trained.
+        directory: exists.
+        history_length: L.
+        spec_hash: written into both.
+        sentence_encoder: goes into the query tower's file, whose input are then a text's tokens; None where queries
+            have no text.
+        query_tokens: tokens of a query's text.
+    """
     model = model.cpu().eval()
     rows = torch.arange(2, 4)
     items = model.item_table(rows)
     width = model.embed_items(rows).shape[1]
     tower = model.query_tower
+    arguments = {
+        "history_embeddings": torch.randn(2, history_length, width),
+        "history_mask": torch.ones(2, history_length, dtype=torch.bool),
+        "query_categories": torch.ones(2, len(tower.categories.tables), dtype=torch.int64),
+        "query_numbers": torch.zeros(2, tower.numbers.in_features if tower.numbers is not None else 0),
+    }
+    if sentence_encoder is not None:
+        arguments["query_tokens"] = torch.ones(2, query_tokens, dtype=torch.int64)
     export_onnx(
-        tower,
-        {
-            "history_embeddings": torch.randn(2, history_length, width),
-            "history_mask": torch.ones(2, history_length, dtype=torch.bool),
-            "query_categories": torch.ones(2, len(tower.categories.tables), dtype=torch.int64),
-            "query_numbers": torch.zeros(2, tower.numbers.in_features if tower.numbers is not None else 0),
-        },
+        _QueryTowerOfTokens(tower, sentence_encoder),
+        arguments,
         output_name="query_embedding",
         path=directory / "query_tower.onnx",
         spec_hash=spec_hash,
@@ -89,6 +112,30 @@ def export_towers(model: TwoTower, directory: Path, *, history_length: int, spec
         spec_hash=spec_hash,
     )
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / WEIGHTS_FILE)
+
+
+class _QueryTowerOfTokens(nn.Module):
+    """The query tower as it is served: what a query says comes as tokens, and not at all where queries have no text."""
+
+    def __init__(self, tower: CausalQueryTower, sentence_encoder: SentenceEncoder | None) -> None:
+        super().__init__()
+        self.tower = tower
+        self.sentence_encoder = sentence_encoder
+
+    def forward(
+        self,
+        history: torch.Tensor,
+        history_mask: torch.Tensor,
+        categories: torch.Tensor,
+        numbers: torch.Tensor,
+        tokens: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if self.sentence_encoder is None or tokens is None:
+            text_embedding = numbers[:, :0]
+        else:
+            text_embedding = self.sentence_encoder(tokens)
+        embedding: torch.Tensor = self.tower(history, history_mask, categories, numbers, text_embedding)
+        return embedding
 
 
 class _ItemTowerWithIdColumn(nn.Module):

@@ -27,11 +27,12 @@ class TowerSizes:
     text_width: int
     query_category_sizes: tuple[int, ...]
     num_query_numbers: int
+    query_text_width: int
     history_length: int
 
     @classmethod
     def of(cls, spec: FeatureSpec, vocabularies: Vocabularies, *, text_width: int) -> "TowerSizes":
-        """Sizes for a spec and what was fitted for it."""
+        """Sizes for a spec and what was fitted for it; `text_width` is that of the text embeddings on both sides."""
 
         def sizes(names: tuple[str, ...]) -> tuple[int, ...]:
             return tuple(len(vocabularies.categories[name]) for name in names)
@@ -39,10 +40,11 @@ class TowerSizes:
         return cls(
             num_ids=len(vocabularies.categories["item_id"]),
             item_category_sizes=sizes(spec.names("item", "category")),
-            num_item_numbers=len(spec.names("item", "number")),
+            num_item_numbers=len(spec.names("item", "number", "column")),
             text_width=text_width,
             query_category_sizes=sizes(spec.names("query", "category")),
-            num_query_numbers=len(spec.names("query", "number")),
+            num_query_numbers=len(spec.names("query", "number", "column")),
+            query_text_width=text_width if spec.text.query_tokens else 0,
             history_length=spec.history_length,
         )
 
@@ -106,10 +108,11 @@ def build_two_tower(
     """A two-tower model for data of these sizes; conf/towers/*.yaml holds the other arguments."""
     if width % num_heads:
         raise ValueError(f"towers.width must be a multiple of towers.num_heads; got {width} and {num_heads}")
-    return TwoTower(
+    model = TwoTower(
         query_tower=CausalQueryTower(
             category_sizes=sizes.query_category_sizes,
             num_numbers=sizes.num_query_numbers,
+            text_width=sizes.query_text_width,
             history_length=sizes.history_length,
             width=width,
             num_blocks=num_blocks,
@@ -127,3 +130,17 @@ def build_two_tower(
         ),
         item_table=item_table,
     )
+    query_text, item_text = model.query_tower.text, model.item_tower.text
+    if query_text is not None and item_text is not None and query_text.weight.shape == item_text.weight.shape:
+        _align(query_text, item_text)
+    return model
+
+
+def _align(query_text: nn.Linear, item_text: nn.Linear) -> None:
+    """Begin with one orthogonal projection on both sides, which nearly keeps what the sentence encoder finds alike.
+
+    From two independent projections the towers would have to learn anew that a text is like itself.
+    """
+    nn.init.orthogonal_(item_text.weight, gain=float(item_text.in_features / item_text.out_features) ** 0.5)
+    with torch.no_grad():
+        query_text.weight.copy_(item_text.weight)

@@ -15,6 +15,8 @@ from towers.losses import sampled_softmax
 from towers.model import TwoTower
 from towers.negatives import FrequencySampler
 
+MEASURED = 100  # length of the longest list that validation measures
+
 
 class TowersModule(pl.LightningModule):
     """Trains a TwoTower by sampled softmax over every position of every window.
@@ -23,13 +25,14 @@ class TowersModule(pl.LightningModule):
         model: the towers.
         negatives: where negatives come from.
         item_counts: [R] training events of each row of the item table.
+        recommendable: [R] rows that validation ranks.
         learning_rate: of AdamW.
         weight_decay: of AdamW.
         spec_hash: hash of the feature spec, kept in checkpoints.
     """
 
     sampling_probability: Tensor
-    is_seen_item: Tensor
+    recommendable: Tensor
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class TowersModule(pl.LightningModule):
         model: TwoTower,
         negatives: FrequencySampler,
         item_counts: NDArray[np.int64],
+        recommendable: NDArray[np.bool_],
         learning_rate: float,
         weight_decay: float,
         spec_hash: str,
@@ -47,15 +51,16 @@ class TowersModule(pl.LightningModule):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.spec_hash = spec_hash
-        probability = negatives.probabilities(item_counts.astype(np.float64))
+        # What can be recommended without ever having been chosen is a negative too, as often as what was chosen once.
+        probability = negatives.probabilities(np.maximum(item_counts, recommendable).astype(np.float64))
         self.register_buffer("sampling_probability", torch.from_numpy(probability).float(), persistent=False)
-        self.register_buffer("is_seen_item", torch.from_numpy(item_counts > 0), persistent=False)
+        self.register_buffer("recommendable", torch.from_numpy(recommendable), persistent=False)
         self._ndcg: list[Tensor] = []
         self._recall: list[Tensor] = []
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """Mean loss over the batch's positions that have a target."""
-        history_rows, categories, numbers, targets = batch
+        history_rows, categories, numbers, text_embedding, targets = batch
         negatives = self.negatives.sample(self.sampling_probability)
         # One pass of the item tower over the distinct items of the batch, whatever their role in it.
         rows, places = torch.unique(
@@ -66,7 +71,11 @@ class TowersModule(pl.LightningModule):
             [history_rows.numel(), targets.numel(), len(negatives.rows)]
         )
         states = self.model.query_tower.states(
-            embeddings[history_places].view(*history_rows.shape, -1), history_rows != PADDING, categories, numbers
+            embeddings[history_places].view(*history_rows.shape, -1),
+            history_rows != PADDING,
+            categories,
+            numbers,
+            text_embedding,
         )
         has_target = targets.flatten() >= FIRST
         states = states.flatten(0, 1)[has_target]  # [P, D]
@@ -81,21 +90,29 @@ class TowersModule(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        """Rank of each held-out item among all items seen in training, the query's own earlier items excluded."""
-        history_rows, categories, numbers, targets, seen = batch
+        """NDCG and recall of each request over all recommendable items but the excluded ones."""
+        history_rows, categories, numbers, text_embedding, relevant, excluded = batch
         items = self.model.embed_catalogue()
-        queries = self.model.query_tower(items[history_rows], history_rows != PADDING, categories, numbers)
+        queries = self.model.query_tower(
+            items[history_rows], history_rows != PADDING, categories, numbers, text_embedding
+        )
         scores = queries @ items.T  # [B, D] @ [D, R] -> [B, R]
-        target_scores = scores.gather(1, targets.unsqueeze(1))
-        scores = scores.masked_fill(~self.is_seen_item, float("-inf")).scatter(1, seen, float("-inf"))
-        # Neither an item without training events nor one that is not shown again can be found; a tie counts against us.
-        found = self.is_seen_item[targets] & (seen != targets.unsqueeze(1)).all(dim=1)
-        better = (scores >= target_scores).sum(dim=1) - 1
-        self._ndcg.append(torch.where(found & (better < 10), 1.0 / torch.log2(better + 2.0), 0.0))
-        self._recall.append((found & (better < 100)).float())
+        relevant_scores = scores.gather(1, relevant)  # [B, M]
+        scores = scores.masked_fill(~self.recommendable, float("-inf")).scatter(1, excluded, float("-inf"))
+        # An item that cannot be recommended is not found; a tie counts against us.
+        is_relevant = relevant != PADDING
+        found = is_relevant & (scores.gather(1, relevant) == relevant_scores)
+        best = scores.topk(min(MEASURED + 1, scores.shape[1]), dim=1).values  # one more, to see a tie at the end
+        better = (best.unsqueeze(1) >= relevant_scores.unsqueeze(2)).sum(dim=2) - 1  # [B, M]
+        num_relevant = is_relevant.sum(dim=1)
+        discounts = 1.0 / torch.log2(torch.arange(2.0, 12.0, device=scores.device))  # of the first ten ranks
+        gains = torch.where(found & (better < 10), discounts[better.clamp(0, 9)], 0.0).sum(dim=1)
+        ideal = discounts.cumsum(0)[num_relevant.clamp(1, 10) - 1]
+        self._ndcg.append(gains / ideal)
+        self._recall.append((found & (better < MEASURED)).sum(dim=1) / num_relevant.clamp(min=1))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all held-out events."""
+        """Log the means over all requests."""
         if self._ndcg:
             self.log("validation/ndcg@10", torch.cat(self._ndcg).mean(), prog_bar=True)
             self.log("validation/recall@100", torch.cat(self._recall).mean(), prog_bar=True)

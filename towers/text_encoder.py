@@ -1,22 +1,30 @@
-"""A pretrained sentence encoder, and embeddings of texts kept on disk by content.
+"""A pretrained sentence encoder: embeddings of items' texts kept on disk by content, and of what queries say.
 
-Owns loading from a local checkpoint and the cache. Which text an item has is features.text' business.
+Owns loading from a local checkpoint. Which text an item has is features.text' business.
+
+Shapes: N texts, S tokens without special ones, E embedding width.
 """
 
 import hashlib
-import logging
+import json
 from collections.abc import Sequence
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-logger = logging.getLogger(__name__)
+from features.text import TextTokenizer
+from towers.embedding_cache import EmbeddingCache
 
+CACHE_FILE = "text_embeddings.sqlite"
+PROGRESS = "text embeddings"
 CHECKPOINT_SUFFIXES = {".json", ".txt", ".safetensors", ".bin"}  # configuration, vocabulary, weights
 
 
@@ -50,50 +58,118 @@ class TextEncoder:
         self.batch_size = batch_size
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings [len(texts), E]; an empty text is all zeros."""
+        """Embeddings [len(texts), E]; an empty text is all zeros, and equal texts are embedded once."""
         directory = checkpoint_directory(self.checkpoint)
-        cached = self._cache_path(texts, directory)
-        if cached is not None and cached.is_file():
-            stored: NDArray[np.float32] = np.load(cached, allow_pickle=False)
-            logger.info("text embeddings of %d texts read from %s", len(texts), cached)
-            return stored
-        embeddings = self._embed(texts, directory)
-        if cached is not None:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            partial = cached.with_suffix(".partial.npy")
-            np.save(partial, embeddings, allow_pickle=False)
-            partial.replace(cached)
-        return embeddings
+        width = int(json.loads((directory / "config.json").read_text(encoding="utf-8"))["hidden_size"])
+        # Sorted by length, so that little of a batch is padding.
+        distinct = sorted({text for text in texts if text}, key=lambda text: (len(text), text))
+        if not distinct:
+            return np.zeros((len(texts), width), dtype=np.float32)
+        embedder = _Embedder(directory, max_tokens=self.max_tokens)
 
-    def _cache_path(self, texts: Sequence[str], directory: Path) -> Path | None:
+        def embed(places: Sequence[int]) -> NDArray[np.float32]:
+            return embedder([distinct[place] for place in places])
+
         if self.cache_dir is None:
-            return None
+            parts = [
+                embed(range(len(distinct))[start : start + self.batch_size])
+                for start in tqdm(range(0, len(distinct), self.batch_size), desc=PROGRESS, unit="batch")
+            ]
+            embeddings = np.concatenate(parts)
+        else:
+            salt = self._salt(directory)
+            keys = [hashlib.sha256(salt + text.encode("utf-8", "surrogatepass")).digest() for text in distinct]
+            cache = EmbeddingCache(self.cache_dir / CACHE_FILE)
+            embeddings = cache.fill(keys, embed, batch_size=self.batch_size, describe=PROGRESS)
+        place_of = {text: place for place, text in enumerate(distinct, start=1)}
+        with_empty = np.concatenate([np.zeros((1, width), dtype=np.float32), embeddings])
+        return with_empty[[place_of.get(text, 0) for text in texts]]
+
+    def _salt(self, directory: Path) -> bytes:
+        """What an embedding depends on besides its text."""
         digest = hashlib.sha256(str(self.max_tokens).encode())
         # All of the weights: a fine-tuned checkpoint has the configuration and the size of the one it came from.
         for file in sorted(path for path in directory.iterdir() if path.suffix in CHECKPOINT_SUFFIXES):
             with file.open("rb") as content:
                 digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
-        for text in texts:
-            digest.update(len(text).to_bytes(8, "little") + text.encode("utf-8", "surrogatepass"))
-        return self.cache_dir / f"{digest.hexdigest()[:32]}.npy"
+        return digest.digest()
+
+
+class _Embedder:
+    """Texts -> embeddings; the checkpoint is loaded when the first text comes."""
+
+    def __init__(self, directory: Path, *, max_tokens: int) -> None:
+        self._directory = directory
+        self._max_tokens = max_tokens
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, nn.Module]:
+        tokenizer = AutoTokenizer.from_pretrained(self._directory, local_files_only=True)
+        return tokenizer, AutoModel.from_pretrained(self._directory, local_files_only=True).eval()
 
     @torch.inference_mode()
-    def _embed(self, texts: Sequence[str], directory: Path) -> NDArray[np.float32]:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        model = AutoModel.from_pretrained(directory, local_files_only=True).eval()
-        embeddings = np.zeros((len(texts), int(model.config.hidden_size)), dtype=np.float32)
-        order = sorted((place for place, text in enumerate(texts) if text), key=lambda place: len(texts[place]))
-        for start in tqdm(range(0, len(order), self.batch_size), desc="text embeddings", unit="batch"):
-            places = order[start : start + self.batch_size]
-            batch = tokenizer(
-                [texts[place][: 16 * self.max_tokens] for place in places],
-                padding=True,
-                truncation=True,
-                max_length=self.max_tokens,
-                return_tensors="pt",
-            )
-            states = model(**batch).last_hidden_state  # [b, S, E]
-            mask = batch["attention_mask"].unsqueeze(-1)
-            pooled = (states * mask).sum(dim=1) / mask.sum(dim=1)
-            embeddings[places] = torch.nn.functional.normalize(pooled, dim=1).numpy()
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        tokenizer, model = self._loaded
+        batch = tokenizer(
+            [text[: 16 * self._max_tokens] for text in texts],
+            padding=True,
+            truncation=True,
+            max_length=self._max_tokens,
+            return_tensors="pt",
+        )
+        states = model(**batch).last_hidden_state  # [b, S, E]
+        mask = batch["attention_mask"].unsqueeze(-1)
+        pooled = (states * mask).sum(dim=1) / mask.sum(dim=1)
+        embeddings: NDArray[np.float32] = nn.functional.normalize(pooled, dim=1).numpy()
         return embeddings
+
+
+class SentenceEncoder(nn.Module):
+    """Frozen: mean-pooled, normalised embeddings of token rows, as `features.transforms` makes them of queries' texts.
+
+    Exported with the query tower, so that a text is embedded while serving as it was for training.
+
+    Args:
+        encoder: called with input_ids and attention_mask; gives `last_hidden_state`.
+        tokenizer: makes the token rows.
+    """
+
+    def __init__(self, encoder: nn.Module, *, tokenizer: TextTokenizer) -> None:
+        super().__init__()
+        self.encoder = encoder.requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.pad, self.cls, self.sep = tokenizer.pad, tokenizer.cls, tokenizer.sep
+
+    @classmethod
+    def open(cls, checkpoint: str) -> "SentenceEncoder":
+        """Load a checkpoint with its tokenizer's special tokens."""
+        directory = checkpoint_directory(checkpoint)
+        model = AutoModel.from_pretrained(directory, local_files_only=True)
+        return cls(model.eval(), tokenizer=TextTokenizer(directory / "tokenizer.json"))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[N, S] right-padded, without special tokens -> [N, E]; a row of padding is all zeros."""
+        count = (tokens != self.pad).sum(dim=1, keepdim=True)
+        place = torch.arange(tokens.shape[1] + 2, device=tokens.device).unsqueeze(0)
+        edge = torch.full_like(tokens[:, :1], self.pad)
+        ids = torch.cat([torch.full_like(edge, self.cls), tokens, edge], dim=1)
+        ids = torch.where(place == count + 1, self.sep, ids)
+        mask = (place <= count + 1).to(torch.int64)
+        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # [N, S + 2, E]
+        pooled = (states * mask.unsqueeze(-1)).sum(dim=1) / (count + 2)
+        embeddings: Tensor = nn.functional.normalize(pooled, dim=1) * (count > 0)
+        return embeddings
+
+    @torch.inference_mode()
+    def embed(self, tokens: NDArray[np.int64], *, batch_size: int = 64) -> NDArray[np.float32]:
+        """Embeddings [N, E] of token rows, equal rows once; rows of like length together, without their padding."""
+        distinct, places = np.unique(tokens, axis=0, return_inverse=True)
+        lengths = (distinct != self.pad).sum(axis=1)
+        order = np.argsort(lengths, kind="stable")
+        parts = []
+        for start in tqdm(range(0, len(order), batch_size), desc="query text embeddings", unit="batch"):
+            batch = order[start : start + batch_size]
+            parts.append(self(torch.from_numpy(distinct[batch, : max(1, int(lengths[batch[-1]]))])).numpy())
+        embeddings = np.empty((len(distinct), parts[0].shape[1]), dtype=np.float32)
+        embeddings[order] = np.concatenate(parts)
+        return embeddings[places.reshape(-1)]

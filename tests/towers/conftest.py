@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from features.catalogue import Catalogue, ItemColumns
+from features.columns import FeatureColumns
 from features.dataset import Dataset, EventLog
-from features.spec import DAY_MS, FeatureColumns, FeatureSpec, TextLayout
+from features.requests import each_event
+from features.spec import DAY_MS, FeatureSpec, TextLayout
 from features.transforms import ItemInputs
 from features.vocab import FIRST, Vocabularies
-from towers.data import TowerData, held_out, training_windows
+from towers.data import HeldOut, TowerData, held_out, training_windows
 from towers.model import ItemTable, TowerSizes, TwoTower, build_two_tower
 from towers.module import TowersModule
 from towers.negatives import FrequencySampler
@@ -43,38 +45,59 @@ class World:
             )
 
     def module(self, model: TwoTower, *, learning_rate: float = 0.01, num_negatives: int = 16) -> TowersModule:
-        places = self.dataset.events.places(["train"])
-        rows = self.dataset.event_rows()[places]
+        rows = self.dataset.event_rows()[self.dataset.events.positives(["train"])]
+        item_counts = np.bincount(rows, minlength=len(self.dataset.items.catalogue))
         return TowersModule(
             model=model,
             negatives=FrequencySampler(num_negatives=num_negatives, exponent=0.5),
-            item_counts=np.bincount(rows, minlength=len(self.dataset.items.catalogue)),
+            item_counts=item_counts,
+            recommendable=(item_counts > 0) & (np.arange(len(item_counts)) >= FIRST),
             learning_rate=learning_rate,
             weight_decay=0.01,
             spec_hash=self.spec.hash,
         )
 
-    def data(self, *, batch_size: int = 16, seed: int = 1, validation: str | None = "validation") -> TowerData:
+    def held_out(self, split: str) -> HeldOut:
+        return held_out(self.dataset, each_event(self.dataset, split), spec=self.spec, vocabularies=self.vocabularies)
+
+    def data(
+        self,
+        *,
+        batch_size: int = 16,
+        seed: int = 1,
+        validation: str | None = "validation",
+        epoch_steps: int | None = None,
+    ) -> TowerData:
         return TowerData(
             windows=training_windows(self.dataset, ["train"], spec=self.spec, vocabularies=self.vocabularies),
-            validation=None
-            if validation is None
-            else held_out(self.dataset, validation, spec=self.spec, vocabularies=self.vocabularies),
+            validation=None if validation is None else self.held_out(validation),
             batch_size=batch_size,
             seed=seed,
+            epoch_steps=epoch_steps,
         )
 
 
 BuildWorld = Callable[..., World]
 
 
-def _build_world(histories: dict[str, list[tuple[str, str]]], *, item_ids: list[str], history_length: int) -> World:
+def _build_world(
+    histories: dict[str, list[tuple[str, str]]],
+    *,
+    item_ids: list[str],
+    history_length: int,
+    refused: Collection[int] = (),
+    stored_history: int = 1000,
+    repeats: bool = False,
+) -> World:
     """A world of these histories.
 
     Args:
         histories: (item, split) of each query's events in order of time; a query's events are an hour apart.
         item_ids: the catalogue.
         history_length: L.
+        refused: places in the log of the events without relevance.
+        stored_history: of the spec.
+        repeats: of the spec.
     """
     columns = FeatureColumns(
         query_categories=("gender",),
@@ -83,6 +106,8 @@ def _build_world(histories: dict[str, list[tuple[str, str]]], *, item_ids: list[
         item_numbers=("size",),
         item_texts=("title",),
         history_length=history_length,
+        stored_history=stored_history,
+        repeats=repeats,
         category_length=2,
         min_category_count=1,
     )
@@ -95,9 +120,10 @@ def _build_world(histories: dict[str, list[tuple[str, str]]], *, item_ids: list[
             query_ids=tuple(query_ids),
             offsets=np.cumsum([0, *(len(histories[query]) for query in query_ids)]),
             item_ids=tuple(item_id for item_id, _, _ in events),
+            events=("view",) * len(events),
             values=np.array([1.0 + place for _, _, place in events]),
             at_ms=np.array([100 * DAY_MS + 3_600_000 * place for _, _, place in events], dtype=np.int64),
-            relevance=np.ones(len(events)),
+            relevance=np.array([float(place not in refused) for place in range(len(events))]),
             splits=np.array([split for _, split, _ in events], dtype=np.str_),
         ),
         items=ItemColumns(
@@ -109,10 +135,12 @@ def _build_world(histories: dict[str, list[tuple[str, str]]], *, item_ids: list[
             numbers={"size": np.arange(len(item_ids), dtype=np.float64)},
             texts={"title": list(item_ids)},
         ),
+        query_texts=[""] * len(query_ids),
         query_categories={"gender": [["F", "M", ""][place % 3] for place in range(len(query_ids))]},
         query_numbers={"age": [float(20 + place) for place in range(len(query_ids))]},
         titles=tuple(item_ids),
         item_days=pa.table({}),
+        available_days=np.full(len(item_ids), np.nan),
     )
     vocabularies = dataset.fit_vocabularies(["train"], columns=columns)
     return World(

@@ -1,3 +1,4 @@
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,23 +9,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.vocab import FIRST, PADDING
-from towers.data import TowerData, Windows, held_out, training_windows
+from towers.data import TowerData, Windows, training_windows
 
 LENGTH = 4
 
 
-def a_world(build_world: Any, histories: dict[str, list[str]]) -> Any:
+def a_world(
+    build_world: Any,
+    histories: dict[str, list[str]],
+    *,
+    refused: Collection[int] = (),
+    stored_history: int = 1000,
+    repeats: bool = False,
+) -> Any:
     """A world in which every event has an item of its own, so that an item tells which event it was.
 
     Args:
         build_world: the fixture.
         histories: the splits of each query's events in order of time.
+        refused: places in the log of the events without relevance.
+        stored_history: of the spec.
+        repeats: of the spec.
     """
     named = {
         query: [(f"{query}{place}", split) for place, split in enumerate(splits)] for query, splits in histories.items()
     }
     item_ids = [item_id for events in named.values() for item_id, _ in events]
-    return build_world(named, item_ids=item_ids, history_length=LENGTH)
+    return build_world(
+        named,
+        item_ids=item_ids,
+        history_length=LENGTH,
+        refused=refused,
+        stored_history=stored_history,
+        repeats=repeats,
+    )
 
 
 def windows_of(world: Any, splits: tuple[str, ...] = ("train",)) -> Windows:
@@ -62,6 +80,34 @@ def test_windows_end_where_training_ends(build_world):
     assert named(world, windows_of(world).targets) == [["", "", "p0", "p1"]]
     more = windows_of(world, ("train", "ranking", "validation"))
     assert named(world, more.targets) == [["p0", "p1", "p2", "p3"]]
+
+
+def test_a_refused_event_is_in_histories_and_is_never_a_target(build_world):
+    world = a_world(build_world, {"p": ["train"] * 4}, refused={1, 3})
+    windows = windows_of(world)
+    assert named(world, windows.inputs.history_rows) == [["", "p0", "p1", "p2"]]
+    assert named(world, windows.targets) == [["p0", "", "p2", ""]]
+
+
+def test_a_window_that_teaches_nothing_is_left_out(build_world):
+    # p's newest window holds events 4 to 7, its older one 0 to 3; all of q is refused
+    world = a_world(build_world, {"p": ["train"] * 8, "q": ["train"] * 2}, refused={0, 1, 2, 3, 8, 9})
+    assert named(world, windows_of(world).targets) == [["p4", "p5", "p6", "p7"]]
+
+
+def test_without_a_stored_history_every_event_is_learnt_from_what_its_query_is(build_world):
+    world = build_world(
+        {"p": [("a", "train"), ("b", "train")]}, item_ids=["a", "b"], history_length=LENGTH, stored_history=0
+    )
+    windows = windows_of(world)
+    assert named(world, windows.inputs.history_rows) == [[""], [""]]
+    assert named(world, windows.targets) == [["b"], ["a"]]
+
+
+def test_queries_without_text_have_text_embeddings_of_no_width(build_world):
+    world = a_world(build_world, {"p": ["train", "train", "validation"]})
+    assert windows_of(world).text_embeddings.shape == (1, 0)
+    assert world.held_out("validation").text_embeddings.shape == (1, 0)
 
 
 histories = st.dictionaries(
@@ -123,17 +169,26 @@ def test_a_window_carries_the_attributes_of_its_own_query(build_world, histories
 
 def test_a_held_out_event_is_asked_for_from_everything_before_it(build_world):
     world = a_world(build_world, {"p": ["train"] * 6 + ["validation", "test"], "q": ["train", "train", "train"]})
-    held = held_out(world.dataset, "test", spec=world.spec, vocabularies=world.vocabularies)
-    assert held.places.tolist() == [7]
-    assert named(world, held.targets[None]) == [["p7"]]
+    held = world.held_out("test")
+    assert named(world, held.relevant) == [["p7"]]
     assert named(world, held.inputs.history_rows) == [["p3", "p4", "p5", "p6"]]
-    assert named(world, held.inputs.seen_rows) == [["p0", "p1", "p2", "p3", "p4", "p5", "p6"]]
+    assert named(world, held.excluded) == [["p6", "p5", "p4", "p3", "p2", "p1", "p0"]]  # the newest first
+
+
+def test_what_may_be_shown_again_is_not_excluded(build_world):
+    world = a_world(build_world, {"p": ["train"] * 3 + ["test"]}, repeats=True)
+    assert world.held_out("test").excluded.shape == (1, 0)
+
+
+def test_no_more_is_excluded_than_is_stored(build_world):
+    world = a_world(build_world, {"p": ["train"] * 7 + ["test"]}, stored_history=5)
+    assert named(world, world.held_out("test").excluded) == [["p6", "p5", "p4", "p3", "p2"]]
 
 
 def test_a_split_without_events_holds_nothing_out(build_world):
     world = a_world(build_world, {"p": ["train"] * 3})
-    held = held_out(world.dataset, "validation", spec=world.spec, vocabularies=world.vocabularies)
-    assert held.targets.shape == (0,)
+    held = world.held_out("validation")
+    assert len(held.relevant) == 0
     assert held.inputs.history_rows.shape == (0, LENGTH)
 
 
@@ -144,7 +199,7 @@ def world(build_world: Any) -> Any:
 
 def order_of(data: TowerData) -> list[list[int]]:
     """The last target of every window, which is its own, batch by batch."""
-    return [batch[3][:, -1].tolist() for batch in data.train_dataloader()]
+    return [batch[-1][:, -1].tolist() for batch in data.train_dataloader()]
 
 
 def in_epoch(data: TowerData, epoch: int) -> TowerData:
@@ -162,12 +217,21 @@ def test_an_epoch_shows_every_window_once(world):
 def test_the_parts_of_a_batch_belong_together(world):
     data = world.data(batch_size=6)
     place_of = {row: place for place, row in enumerate(data.windows.targets[:, -1].tolist())}
-    for history_rows, categories, numbers, targets in data.train_dataloader():
+    for history_rows, categories, numbers, text_embeddings, targets in data.train_dataloader():
         places = [place_of[row] for row in targets[:, -1].tolist()]
         np.testing.assert_array_equal(history_rows, data.windows.inputs.history_rows[places])
         np.testing.assert_array_equal(categories, data.windows.inputs.categories[places])
         np.testing.assert_array_equal(numbers, data.windows.inputs.numbers[places])
+        np.testing.assert_array_equal(text_embeddings, data.windows.text_embeddings[places])
         np.testing.assert_array_equal(targets, data.windows.targets[places])
+
+
+def test_an_epoch_of_fewer_steps_shows_other_windows_each_time(world):
+    data = world.data(batch_size=6, epoch_steps=2)
+    first, second = order_of(in_epoch(data, 0)), order_of(in_epoch(data, 1))
+    assert [len(batch) for batch in first] == [len(batch) for batch in second] == [6, 6]
+    assert first == order_of(in_epoch(world.data(batch_size=6), 0))[:2]
+    assert {row for batch in first for row in batch} != {row for batch in second for row in batch}
 
 
 def test_the_order_follows_from_seed_and_epoch(world):
@@ -182,7 +246,7 @@ def test_the_order_does_not_depend_on_how_often_a_loader_is_begun(world):
     # Lightning begins a loader twice in an epoch, but once in the epoch in which it resumes.
     loader = world.data().train_dataloader()
     iter(loader)
-    assert [batch[3][:, -1].tolist() for batch in loader] == order_of(world.data())
+    assert [batch[-1][:, -1].tolist() for batch in loader] == order_of(world.data())
 
 
 def test_a_loader_draws_nothing_from_the_generator_of_dropout_and_negatives(world):
@@ -191,14 +255,14 @@ def test_a_loader_draws_nothing_from_the_generator_of_dropout_and_negatives(worl
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_validation_comes_in_order_with_the_items_seen(world):
+def test_validation_comes_in_order_with_what_was_chosen_and_what_is_excluded(world):
     data = world.data()
     (batch,) = list(data.val_dataloader())
-    history_rows, _, _, targets, seen = batch
-    np.testing.assert_array_equal(targets, data.validation.targets)
+    history_rows, _, _, _, relevant, excluded = batch
+    np.testing.assert_array_equal(relevant, data.validation.relevant)
     np.testing.assert_array_equal(history_rows, data.validation.inputs.history_rows)
-    np.testing.assert_array_equal(seen, data.validation.inputs.seen_rows)
-    assert seen.shape == (10, 7)
+    np.testing.assert_array_equal(excluded, data.validation.inputs.seen_rows)
+    assert excluded.shape == (10, 7)
 
 
 def test_without_held_out_events_there_is_nothing_to_validate(world):

@@ -32,6 +32,7 @@ def small_module() -> TowersModule:
         text_width=4,
         query_category_sizes=(4,),
         num_query_numbers=1,
+        query_text_width=3,
         history_length=LENGTH,
     )
     model: TwoTower = build_two_tower(sizes=sizes, item_table=table, width=8, num_heads=2, dropout=0.0, id_dropout=0.0)
@@ -40,6 +41,7 @@ def small_module() -> TowersModule:
         model=model,
         negatives=FrequencySampler(num_negatives=16, exponent=0.5),
         item_counts=counts,
+        recommendable=counts > 0,
         learning_rate=0.01,
         weight_decay=0.0,
         spec_hash="test",
@@ -53,15 +55,16 @@ def batch(device: str) -> tuple[torch.Tensor, ...]:
     history = torch.randint(2, NUM_ITEMS, (WINDOWS, LENGTH), generator=generator)
     targets = torch.randint(2, NUM_ITEMS, (WINDOWS, LENGTH), generator=generator)
     categories = torch.randint(0, 4, (WINDOWS, 1), generator=generator)
-    return tuple(part.to(device) for part in (history, categories, torch.zeros(WINDOWS, 1), targets))
+    numbers, text = torch.zeros(WINDOWS, 1), torch.randn(WINDOWS, 3, generator=generator)
+    return tuple(part.to(device) for part in (history, categories, numbers, text, targets))
 
 
 def test_a_training_step_runs_without_data_on_the_meta_device() -> None:
     """Shapes and device placement alone: a tensor made on another device would be refused."""
     model = small_module().model.to("meta")
-    history, categories, numbers, targets = (part.to("meta") for part in batch("cpu"))
+    history, categories, numbers, text, targets = (part.to("meta") for part in batch("cpu"))
     embeddings = model.embed_items(history.flatten()).view(*history.shape, -1)
-    states = model.query_tower.states(embeddings, history != 0, categories, numbers)
+    states = model.query_tower.states(embeddings, history != 0, categories, numbers, text)
     loss = (states * model.embed_items(targets.flatten()).view_as(states)).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is None or p.grad.device.type == "meta" for p in model.parameters())
@@ -74,9 +77,9 @@ def test_the_query_embedding_on_a_gpu_equals_the_cpu() -> None:
     on_cpu, on_gpu = [], []
     for device, kept in (("cpu", on_cpu), ("cuda", on_gpu)):
         model = module.model.to(device)
-        history, categories, numbers, _ = batch(device)
+        history, categories, numbers, text, _ = batch(device)
         embeddings = model.embed_catalogue()
-        kept.append(model.query_tower(embeddings[history], history != 0, categories, numbers).detach().cpu())
+        kept.append(model.query_tower(embeddings[history], history != 0, categories, numbers, text).detach().cpu())
     torch.testing.assert_close(on_gpu[0], on_cpu[0], rtol=1e-4, atol=1e-4)
 
 

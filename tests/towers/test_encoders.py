@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from features.vocab import FIRST, PADDING, UNKNOWN
 from towers.encoders import CategoryEmbedding, CausalQueryTower, ItemTower
 
-LENGTH, WIDTH = 6, 8
+LENGTH, WIDTH, TEXT_WIDTH = 6, 8, 3
 
 
 def category_embedding(*weights: list[list[float]]) -> CategoryEmbedding:
@@ -123,11 +123,12 @@ def test_ids_are_dropped_at_the_given_rate():
     assert dropped.float().mean().item() == pytest.approx(0.3, abs=4 * 0.0046)
 
 
-def query_tower(*, dropout: float = 0.0) -> CausalQueryTower:
+def query_tower(*, dropout: float = 0.0, text_width: int = TEXT_WIDTH) -> CausalQueryTower:
     torch.manual_seed(0)
     tower = CausalQueryTower(
         category_sizes=(4, 3),
         num_numbers=2,
+        text_width=text_width,
         history_length=LENGTH,
         width=WIDTH,
         num_blocks=2,
@@ -144,14 +145,15 @@ def query_tower(*, dropout: float = 0.0) -> CausalQueryTower:
 TOWER = query_tower()
 
 
-def queries(seed: int, *, lengths: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """History embeddings, mask, categories and numbers of queries with histories of these lengths."""
+def queries(seed: int, *, lengths: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """History embeddings, mask, categories, numbers and text of queries with histories of these lengths."""
     generator = torch.Generator().manual_seed(seed)
     num = len(lengths)
     mask = torch.arange(LENGTH) >= LENGTH - torch.tensor(lengths).unsqueeze(1)
     history = torch.randn(num, LENGTH, WIDTH, generator=generator) * mask.unsqueeze(-1)
     categories = torch.randint(0, 3, (num, 2), generator=generator)
-    return history, mask, categories, torch.randn(num, 2, generator=generator)
+    numbers, text = (torch.randn(num, width, generator=generator) for width in (2, TEXT_WIDTH))
+    return history, mask, categories, numbers, text
 
 
 seeds = st.integers(0, 2**31)
@@ -160,11 +162,11 @@ seeds = st.integers(0, 2**31)
 @settings(deadline=None, max_examples=30)
 @given(seeds, st.integers(0, LENGTH), st.integers(1, LENGTH - 1))
 def test_a_later_item_changes_no_earlier_state(seed, length, place):
-    history, mask, categories, numbers = queries(seed, lengths=[length])
+    history, mask, *attributes = queries(seed, lengths=[length])
     changed = history.clone()
     changed[:, place:] = torch.randn(1, LENGTH - place, WIDTH, generator=torch.Generator().manual_seed(seed + 1)) * 10
-    before = TOWER.states(history, mask, categories, numbers)
-    after = TOWER.states(changed, mask, categories, numbers)
+    before = TOWER.states(history, mask, *attributes)
+    after = TOWER.states(changed, mask, *attributes)
     assert_close(after[:, :place], before[:, :place], atol=1e-6, rtol=1e-6)
     if mask[0, place]:
         assert not torch.allclose(after[:, place], before[:, place], atol=1e-3)
@@ -173,30 +175,30 @@ def test_a_later_item_changes_no_earlier_state(seed, length, place):
 @settings(deadline=None, max_examples=30)
 @given(seeds, st.integers(0, LENGTH))
 def test_what_stands_in_the_padding_does_not_matter(seed, length):
-    history, mask, categories, numbers = queries(seed, lengths=[length])
+    history, mask, *attributes = queries(seed, lengths=[length])
     noise = torch.randn(history.shape, generator=torch.Generator().manual_seed(seed + 1)) * 100
     filled = torch.where(mask.unsqueeze(-1), history, noise)
-    assert_close(TOWER(filled, mask, categories, numbers), TOWER(history, mask, categories, numbers))
+    assert_close(TOWER(filled, mask, *attributes), TOWER(history, mask, *attributes))
 
 
 def test_no_item_looks_at_the_padding_before_it():
     # Two more places of padding: whoever looked there would see two more states in its attention.
-    history, mask, categories, numbers = queries(0, lengths=[2])
+    history, mask, *attributes = queries(0, lengths=[2])
     longer = query_tower()
     longer.positions = torch.nn.Parameter(torch.cat([torch.ones(2, WIDTH), TOWER.positions.detach()]))
     more_history = torch.cat([torch.zeros(1, 2, WIDTH), history], dim=1)
     more_mask = torch.cat([torch.zeros(1, 2, dtype=torch.bool), mask], dim=1)
     assert_close(
-        longer.states(more_history, more_mask, categories, numbers)[:, 2:],
-        TOWER.states(history, mask, categories, numbers),
+        longer.states(more_history, more_mask, *attributes)[:, 2:],
+        TOWER.states(history, mask, *attributes),
     )
 
 
 def test_the_state_before_a_first_event_is_what_a_query_without_history_is_answered_from():
-    _, _, categories, numbers = queries(0, lengths=[2])
-    history, mask, _, _ = queries(0, lengths=[2])
-    before = TOWER.states(history, mask, categories, numbers)[:, : LENGTH - 2]
-    empty = TOWER(torch.zeros_like(history), torch.zeros_like(mask), categories, numbers)
+    _, _, *attributes = queries(0, lengths=[2])
+    history, mask, *_ = queries(0, lengths=[2])
+    before = TOWER.states(history, mask, *attributes)[:, : LENGTH - 2]
+    empty = TOWER(torch.zeros_like(history), torch.zeros_like(mask), *attributes)
     assert_close(before, empty.unsqueeze(1).expand_as(before))
 
 
@@ -217,21 +219,34 @@ def test_a_query_is_its_last_state():
 
 def test_an_empty_history_gives_an_embedding_from_the_attributes_and_finite_gradients():
     tower = query_tower()
-    history, mask, _, numbers = queries(0, lengths=[0, 0])
+    history, mask, _, numbers, text = queries(0, lengths=[0, 0])
     categories = torch.tensor([[2, 2], [3, 2]])
-    embeddings = tower(history, mask, categories, numbers[:1].expand(2, -1))
+    embeddings = tower(history, mask, categories, numbers[:1].expand(2, -1), text[:1].expand(2, -1))
     embeddings.square().sum().backward()
     assert embeddings.isfinite().all()
     assert not torch.allclose(embeddings[0], embeddings[1])
     assert all(parameter.grad.isfinite().all() for parameter in tower.parameters() if parameter.grad is not None)
 
 
+def test_queries_without_history_are_told_apart_by_what_they_say():
+    history, mask, categories, numbers, text = queries(0, lengths=[0, 0])
+    same = categories[:1].expand(2, -1), numbers[:1].expand(2, -1)
+    found = TOWER(history, mask, *same, text)
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
+    assert_close(*TOWER(history, mask, *same, text[:1].expand(2, -1)))
+
+
+def test_a_tower_without_text_takes_an_embedding_of_no_width():
+    tower = query_tower(text_width=0)
+    history, mask, categories, numbers, _ = queries(0, lengths=[3])
+    assert tower.text is None
+    assert tower(history, mask, categories, numbers, torch.zeros(1, 0)).shape == (1, WIDTH)
+
+
 def test_the_order_of_a_history_matters():
-    history, mask, categories, numbers = queries(0, lengths=[LENGTH])
+    history, mask, *attributes = queries(0, lengths=[LENGTH])
     swapped = history[:, [1, 0, *range(2, LENGTH)]]
-    assert not torch.allclose(
-        TOWER(history, mask, categories, numbers), TOWER(swapped, mask, categories, numbers), atol=1e-3
-    )
+    assert not torch.allclose(TOWER(history, mask, *attributes), TOWER(swapped, mask, *attributes), atol=1e-3)
 
 
 def test_dropout_works_in_training_only():

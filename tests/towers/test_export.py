@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,12 +11,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from features.columns import FeatureColumns
+from features.spec import TextLayout
+from features.transforms import ItemInputs
+from features.vocab import Vocabularies, Vocabulary
 from towers.export import WEIGHTS_FILE, export_onnx, export_towers
-from towers.model import TwoTower
+from towers.model import ItemTable, TowerSizes, TwoTower, build_two_tower
+from towers.text_encoder import SentenceEncoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated:FutureWarning")
 
-LENGTH, WIDTH = 8, 8
+LENGTH, WIDTH, TEXT_WIDTH = 8, 8, 4
 
 
 class Exported(NamedTuple):
@@ -60,7 +66,7 @@ def test_the_query_tower_answers_as_in_torch_for_any_number_of_queries(exported,
     session = session_of(exported, "query_tower.onnx")
     (found,) = session.run(["query_embedding"], {name: tensor.numpy() for name, tensor in arguments.items()})
     with torch.inference_mode():
-        expected = exported.model.query_tower(*arguments.values())
+        expected = exported.model.query_tower(*arguments.values(), torch.zeros(num, 0))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert found.shape == (num, WIDTH)
 
@@ -119,6 +125,67 @@ def test_saved_weights_give_the_same_towers_again(ring, exported):
     model = ring.model(seed=9).eval()
     model.load_state_dict(load_file(exported.directory / WEIGHTS_FILE))
     assert_close(model.embed_catalogue(), exported.model.embed_catalogue())
+
+
+class Sums(nn.Module):
+    """As an encoder of sentences answers: the state of a place is its token, times the place's mask."""
+
+    def forward(self, *, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        numbers = torch.arange(1.0, TEXT_WIDTH + 1)
+        return SimpleNamespace(last_hidden_state=(input_ids * attention_mask).unsqueeze(-1) * numbers % 7)
+
+
+def test_a_query_tower_with_text_takes_tokens_and_embeds_them_itself(tmp_path):
+    columns = FeatureColumns(
+        query_categories=(),
+        query_numbers=(),
+        item_categories=(),
+        item_numbers=(),
+        item_texts=(),
+        query_text="asked",
+        history_length=LENGTH,
+    )
+    spec = columns.spec(text=TextLayout(query_tokens=5), ranker_features=())
+    vocabularies = Vocabularies(categories={"item_id": Vocabulary(tuple("abc"))}, numbers={})
+    no_tokens = np.zeros((5, 1), dtype=np.int32)
+    items = ItemInputs(
+        item_id=np.arange(5),
+        categories=np.zeros((5, 0, 1), dtype=np.int64),
+        numbers=np.zeros((5, 0), dtype=np.float32),
+        title_tokens=no_tokens,
+        text_tokens=no_tokens,
+    )
+    item_texts = np.random.default_rng(0).normal(size=(5, TEXT_WIDTH)).astype(np.float32)
+    model = build_two_tower(
+        sizes=TowerSizes.of(spec, vocabularies, text_width=TEXT_WIDTH),
+        item_table=ItemTable(items=items, text_embeddings=item_texts),
+        width=WIDTH,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)) * 0.2)
+    sentences = SentenceEncoder(Sums(), tokenizer=SimpleNamespace(pad=0, cls=1, sep=2))  # type: ignore[arg-type]
+    export_towers(
+        model,
+        tmp_path,
+        history_length=LENGTH,
+        spec_hash=spec.hash,
+        sentence_encoder=sentences.eval(),
+        query_tokens=5,
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "query_tower.onnx", providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_inputs()]
+    # Categories and numbers stay inputs, of no width.
+    assert names == ["history_embeddings", "history_mask", "query_categories", "query_numbers", "query_tokens"]
+    tokens = torch.tensor([[5, 6, 4, 8, 9], [7, 3, 0, 0, 0], [0, 0, 0, 0, 0]])
+    for num in (1, 3):
+        asked = query_arguments(num)
+        asked |= {name: asked[name][:, :0] for name in ("query_categories", "query_numbers")}
+        with torch.inference_mode():
+            expected = model.query_tower(*asked.values(), sentences(tokens[:num]))
+        asked["query_tokens"] = tokens[:num]
+        (found,) = session.run(["query_embedding"], {name: asked[name].numpy() for name in names})
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 class Scale(nn.Module):

@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from features.spec import FeatureColumns, TextLayout
+from features.columns import FeatureColumns
+from features.spec import TextLayout
 from features.transforms import ItemInputs
 from features.vocab import FIRST, PADDING, NumberScale, Vocabularies, Vocabulary
 from towers.model import ItemTable, TowerSizes, TwoTower, build_two_tower
@@ -15,6 +16,7 @@ SIZES = TowerSizes(
     text_width=3,
     query_category_sizes=(3,),
     num_query_numbers=1,
+    query_text_width=0,
     history_length=4,
 )
 
@@ -69,8 +71,18 @@ def test_sizes_follow_from_the_spec_and_what_was_fitted():
         text_width=384,
         query_category_sizes=(4, 2),
         num_query_numbers=1,
+        query_text_width=0,
         history_length=9,
     )
+
+
+def test_what_queries_say_is_as_wide_as_what_items_say():
+    columns = FeatureColumns(
+        query_categories=(), query_numbers=(), item_categories=(), item_numbers=(), item_texts=(), query_text="asked"
+    )
+    vocabularies = Vocabularies(categories={"item_id": Vocabulary(("a",))}, numbers={})
+    spec = columns.spec(text=TextLayout(query_tokens=8), ranker_features=())
+    assert TowerSizes.of(spec, vocabularies, text_width=384).query_text_width == 384
 
 
 def test_the_table_gives_the_item_towers_inputs_by_row():
@@ -105,7 +117,7 @@ def test_weights_serve_a_catalogue_that_has_grown():
 def test_a_history_is_embedded_as_the_items_it_is_made_of():
     towers = model()
     rows = torch.tensor([[PADDING, PADDING, FIRST, 4]])
-    arguments = rows != PADDING, torch.tensor([[2]]), torch.zeros(1, 1)
+    arguments = rows != PADDING, torch.tensor([[2]]), torch.zeros(1, 1), torch.zeros(1, 0)
     from_rows = towers.query_tower(towers.embed_items(rows.flatten()).view(1, 4, 8), *arguments)
     from_catalogue = towers.query_tower(towers.embed_catalogue()[rows], *arguments)
     assert_close(from_rows, from_catalogue)
@@ -114,3 +126,33 @@ def test_a_history_is_embedded_as_the_items_it_is_made_of():
 def test_a_width_that_heads_cannot_share_is_refused_with_both_numbers():
     with pytest.raises(ValueError, match=r"towers\.width must be a multiple of towers\.num_heads; got 10 and 4"):
         build_two_tower(sizes=SIZES, item_table=item_table(), width=10, num_heads=4)
+
+
+def test_texts_that_are_alike_begin_alike_on_both_sides():
+    sizes = TowerSizes(
+        num_ids=3,
+        item_category_sizes=(),
+        num_item_numbers=0,
+        text_width=12,
+        query_category_sizes=(),
+        num_query_numbers=0,
+        query_text_width=12,
+        history_length=1,
+    )
+    table = ItemTable(
+        items=ItemInputs(
+            item_id=np.zeros(3, dtype=np.int64),
+            categories=np.zeros((3, 0, 1), dtype=np.int64),
+            numbers=np.zeros((3, 0), dtype=np.float32),
+            title_tokens=np.zeros((3, 1), dtype=np.int32),
+            text_tokens=np.zeros((3, 1), dtype=np.int32),
+        ),
+        text_embeddings=np.zeros((3, 12), dtype=np.float32),
+    )
+    model = build_two_tower(sizes=sizes, item_table=table, width=8, num_heads=2)
+    assert model.query_tower.text is not None
+    assert model.item_tower.text is not None
+    torch.testing.assert_close(model.query_tower.text.weight, model.item_tower.text.weight)
+    # orthogonal rows, scaled so that a random text of length 1 keeps its length on average: 12 / 8
+    product = model.item_tower.text.weight @ model.item_tower.text.weight.T
+    torch.testing.assert_close(product, torch.eye(8) * 12 / 8, atol=1e-5, rtol=0)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from evaluation.metrics import count_relevant, gains, ndcg, recall
-from features.vocab import PADDING
+from features.vocab import FIRST, PADDING
 from lifecycle.train_towers import EpochSeed
 from towers.module import TowersModule
 
@@ -89,13 +90,13 @@ def test_every_parameter_of_both_towers_learns(ring):
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log\\(\\)` but the `self.trainer` reference")
 def test_positions_without_a_target_teach_nothing(ring):
     module = ring.module(ring.model(seed=1)).train()
-    history, categories, numbers, targets = next(iter(ring.data().train_dataloader()))
+    *inputs, targets = next(iter(ring.data().train_dataloader()))
     # 6 training events in windows of 8: the first 2 positions are padding without a target
     assert not targets[:, :2].any()
     torch.manual_seed(0)
-    loss = module.training_step((history, categories, numbers, targets), 0)
+    loss = module.training_step((*inputs, targets), 0)
     torch.manual_seed(0)
-    doubled = tuple(torch.cat([part, part]) for part in (history, categories, numbers))
+    doubled = tuple(torch.cat([part, part]) for part in inputs)
     nothing_to_learn = module.training_step((*doubled, torch.cat([targets, torch.zeros_like(targets)])), 0)
     assert nothing_to_learn.item() == pytest.approx(loss.item(), rel=1e-5)
 
@@ -151,14 +152,14 @@ def test_validation_metrics_equal_those_of_the_evaluator_on_the_same_scores(buil
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
         batch = next(iter(data.val_dataloader()))
         catalogue = module.model.eval().embed_catalogue()
-        queries = module.model.query_tower(catalogue[batch[0]], batch[0] != PADDING, batch[1], batch[2])
+        queries = module.model.query_tower(catalogue[batch[0]], batch[0] != PADDING, *batch[1:4])
         scores = (queries @ catalogue.T).numpy()
     trained = set(world.dataset.event_rows()[world.dataset.events.places(["train"])].tolist())
     ranked = np.full((len(scores), 100), PADDING)
     for row, (own, seen) in enumerate(zip(scores, data.validation.inputs.seen_rows.tolist(), strict=True)):
         allowed = [item for item in np.argsort(-own).tolist() if item in trained and item not in seen]
         ranked[row, : len(allowed[:100])] = allowed[:100]
-    relevant = data.validation.targets[:, None]
+    relevant = data.validation.relevant
     hits, num_relevant = gains(ranked=ranked, relevant=relevant), count_relevant(relevant)
     expected_ndcg = ndcg(hits, num_relevant=num_relevant, k=10)
     expected_recall = recall(hits, num_relevant=num_relevant, k=100)
@@ -168,6 +169,32 @@ def test_validation_metrics_equal_those_of_the_evaluator_on_the_same_scores(buil
     metrics = measured(world, module, data)
     assert metrics["validation/ndcg@10"] == pytest.approx(expected_ndcg.mean(), abs=1e-6)
     assert metrics["validation/recall@100"] == pytest.approx(expected_recall.mean(), abs=1e-6)
+
+
+def test_validation_of_requests_with_several_relevant_items_equals_the_evaluator_too(ring):
+    generator = np.random.default_rng(1)
+    data, module = ring.data(), ring.module(ring.model(seed=3))
+    num_rows = len(ring.dataset.items.catalogue)
+    relevant = np.zeros((60, 14), dtype=np.int64)
+    for row, count in zip(relevant, generator.integers(1, 15, size=60), strict=True):  # some have more than ten
+        row[:count] = generator.choice(np.arange(FIRST, num_rows), size=count, replace=False)
+    data.validation = replace(data.validation, relevant=relevant)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
+        batch = next(iter(data.val_dataloader()))
+        catalogue = module.model.eval().embed_catalogue()
+        queries = module.model.query_tower(catalogue[batch[0]], batch[0] != PADDING, *batch[1:4])
+        scores = (queries @ catalogue.T).numpy()
+    ranked = np.full((60, 100), PADDING)
+    for row, (own, excluded) in enumerate(zip(scores, data.validation.excluded.tolist(), strict=True)):
+        allowed = [item for item in np.argsort(-own).tolist() if item >= FIRST and item not in excluded]
+        ranked[row, : len(allowed)] = allowed
+    hits, num_relevant = gains(ranked=ranked, relevant=relevant), count_relevant(relevant)
+    metrics = measured(ring, module, data)
+    assert metrics["validation/ndcg@10"] == pytest.approx(ndcg(hits, num_relevant=num_relevant, k=10).mean(), abs=1e-6)
+    expected_recall = recall(hits, num_relevant=num_relevant, k=100).mean()
+    assert metrics["validation/recall@100"] == pytest.approx(expected_recall, abs=1e-6)
 
 
 def test_a_model_that_scores_all_items_alike_finds_nothing_in_the_first_ten(ring):

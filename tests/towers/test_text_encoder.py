@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModel, BertConfig, BertModel, BertTokenizerFast
 
-from towers.text_encoder import TextEncoder, checkpoint_directory
+from towers.text_encoder import SentenceEncoder, TextEncoder, checkpoint_directory
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "toy", "story", "sea", "a", "##s")
 
@@ -96,11 +96,17 @@ def test_texts_embedded_once_are_read_without_the_model(checkpoint, tmp_path, mo
 @pytest.mark.parametrize(
     "change", [["story", "toy"], ["toystory"], ["toy", "story", ""], ["toy"]], ids=["order", "joined", "more", "fewer"]
 )
-def test_other_texts_are_embedded_anew(checkpoint, tmp_path, change):
+def test_other_texts_get_their_own_embeddings(checkpoint, tmp_path, change):
     cached = encoder(checkpoint, cache_dir=tmp_path)
     cached.encode(["toy", "story"])
     np.testing.assert_allclose(cached.encode(change), encoder(checkpoint).encode(change), atol=1e-6)
-    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_known_texts_in_another_order_or_repeated_need_no_model(checkpoint, tmp_path, monkeypatch):
+    toy, story = encoder(checkpoint, cache_dir=tmp_path).encode(["toy", "story"])
+    refuse_to_load(monkeypatch)
+    again = encoder(checkpoint, cache_dir=tmp_path).encode(["story", "toy", "story"])
+    np.testing.assert_array_equal(again, [story, toy, story])
 
 
 def test_another_length_is_embedded_anew(checkpoint, tmp_path):
@@ -156,3 +162,22 @@ def test_the_encoder_that_is_installed_knows_what_is_alike():
     toys, dolls, war = installed.encode(["a film about toys", "a movie about dolls", "the second world war"])
     assert toys @ dolls > toys @ war
     assert toys.shape == (384,)
+
+
+def test_what_a_query_says_is_embedded_as_an_items_text_is(checkpoint):
+    sentences = SentenceEncoder.open(str(checkpoint))
+    texts = ["Toy storys", "", "a sea", "toy " * 20]
+    tokens = sentences.tokenizer.encode(texts, length=6).astype(np.int64)
+    # 6 tokens and two special ones, so the long text is cut alike
+    expected = encoder(checkpoint, max_tokens=8).encode(texts)
+    np.testing.assert_allclose(sentences.embed(tokens), expected, atol=1e-6)
+    np.testing.assert_allclose(sentences.embed(tokens, batch_size=2), expected, atol=1e-6)
+
+
+def test_equal_token_rows_are_embedded_once_and_padding_is_all_zeros(checkpoint):
+    sentences = SentenceEncoder.open(str(checkpoint))
+    tokens = np.array([[5, 6, 0], [0, 0, 0], [5, 6, 0]])
+    embeddings = sentences.embed(tokens)
+    np.testing.assert_array_equal(embeddings[0], embeddings[2])
+    assert not embeddings[1].any()
+    assert not any(parameter.requires_grad for parameter in sentences.parameters())

@@ -3,7 +3,7 @@
 Owns the similarity. Serve the table with weights.py: `uniform_weights` as published, `item_knn_weights` for more.
 """
 
-# Shapes: Q queries, V rows of the item table.
+# Shapes: Q queries, V rows of the item table, M items with events.
 
 from typing import Any
 
@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from towers.retrievers.interactions import interaction_matrix
-from towers.retrievers.neighbours import NeighbourTable, strongest
+from towers.retrievers.neighbours import NeighbourTable, strongest_of
 
 IntArray = NDArray[np.integer[Any]]
 
 # Sources whose co-occurrences are held at once: bounds memory on a large catalogue.
-BLOCK = 4096
+BLOCK = 256
 
 
 def fit_item_knn(
@@ -40,16 +40,18 @@ def fit_item_knn(
     Source: Sarwar et al., WWW 2001; shrinkage after Bell and Koren, ICDM 2007.
     """
     matrix = interaction_matrix(query_rows=query_rows, item_rows=item_rows, num_rows=num_rows)
-    lengths = np.sqrt(matrix.sum(axis=0))  # [V]
+    seen = np.flatnonzero(matrix.sum(axis=0))  # [M]
+    matrix = matrix[:, seen]
+    lengths = np.sqrt(matrix.sum(axis=0))  # [M]
     by_item = matrix.T.tocsr()
     parts = []
-    for start in range(0, num_rows, BLOCK):
-        together = (by_item[start : start + BLOCK] @ matrix).tocoo()  # [<= BLOCK, V]
-        sources, targets = together.row.astype(np.int64) + start, together.col.astype(np.int64)
-        similarity = together.data / (lengths[sources] * lengths[targets] + shrinkage)
-        similarity[sources == targets] = 0.0
-        kept = strongest(source_rows=sources, target_rows=targets, values=similarity, num_neighbours=num_neighbours)
-        parts.append((sources[kept], targets[kept], similarity[kept]))
+    for start in range(0, len(seen), BLOCK):
+        block = slice(start, start + BLOCK)
+        together = (by_item[block] @ matrix).toarray()  # [<= BLOCK, M]
+        similarity = together / (lengths[block, None] * lengths + shrinkage)
+        similarity[np.arange(len(similarity)), np.arange(len(seen))[block]] = 0.0
+        sources, targets, values = strongest_of(similarity, num_neighbours=num_neighbours)
+        parts.append((seen[sources + start], seen[targets], values))
     source_rows, target_rows, values = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return NeighbourTable.from_pairs(
         source_rows=source_rows,

@@ -3,7 +3,8 @@
 Owns the table, its files and the sum over a history. numpy only; what an entry means is the fitting module's.
 """
 
-# Shapes: N queries, L length of the histories, C candidates of a query, V rows of the item table, P pairs kept.
+# Shapes: N queries, L length of the histories, C candidates of a query, V rows of the item table, P pairs kept, B
+# sources and M targets of a block.
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,3 +149,16 @@ def strongest(
     place = np.arange(len(order)) - np.searchsorted(in_order, in_order, side="left")
     kept: NDArray[np.int64] = order[place < num_neighbours]
     return kept
+
+
+def strongest_of(
+    block: NDArray[np.floating[Any]], *, num_neighbours: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating[Any]]]:
+    """The same for values [B, M] of some sources and all targets: places of source and target, and the values kept."""
+    size = np.abs(block)
+    if num_neighbours < block.shape[1]:  # a partition of rows is much faster than an order of all pairs
+        size[size < np.partition(size, -num_neighbours, axis=1)[:, -num_neighbours, None]] = 0.0
+    sources, targets = np.nonzero(size)
+    values = block[sources, targets]
+    kept = strongest(source_rows=sources, target_rows=targets, values=values, num_neighbours=num_neighbours)
+    return sources[kept], targets[kept], values[kept]
