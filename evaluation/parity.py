@@ -1,6 +1,7 @@
 """Are two sets of named arrays the same? The question behind every train/serve and export gate.
 
-Owns the comparison and its wording. Knows nothing of where the arrays come from.
+Owns the comparison of two whole sets, the report and its wording. What streams is tally.py's. Knows nothing of where
+the arrays come from.
 """
 
 from collections.abc import Mapping
@@ -20,20 +21,32 @@ EXACT_KINDS = {"i": "integer", "u": "integer", "b": "flag", "S": "bytes", "U": "
 
 @dataclass(frozen=True)
 class FieldParity:
-    """One array of both paths, compared."""
+    """One array of both paths, compared.
+
+    Attributes:
+        num_different: not equal to the last bit; of floats this alone is no failure where a tolerance holds.
+        max_abs_difference: floats only; inf where one side is nan or infinite and the other is not. None where
+            everything must be equal.
+        problem: why values could not be compared at all.
+        unit: what was counted.
+        examples: the first that differ, in words.
+    """
 
     name: str
     num_compared: int
-    num_different: int  # values not equal to the last bit; of floats this alone is no failure
-    max_abs_difference: float | None  # floats only; inf where one side is nan or infinite and the other is not
-    problem: str = ""  # why values could not be compared at all
+    num_different: int
+    max_abs_difference: float | None
+    problem: str = ""
+    unit: str = "values"
+    examples: tuple[str, ...] = ()
 
     def failure(self, *, float_tolerance: float) -> str:
         """What is wrong with this field, or an empty string."""
         if self.problem:
             return self.problem
         if self.max_abs_difference is None:
-            return f"{self.num_different} of {self.num_compared} values differ" if self.num_different else ""
+            differ = f"{self.num_different} of {self.num_compared} {self.unit} differ"
+            return "\n    ".join([differ, *self.examples]) if self.num_different else ""
         if self.max_abs_difference <= float_tolerance:
             return ""
         return f"largest difference {self.max_abs_difference:.3g}, allowed {float_tolerance:.3g}"
@@ -66,7 +79,7 @@ class ParityReport:
 
     def __str__(self) -> str:
         return "\n".join(
-            f"{field.name}: {field.num_compared} compared, "
+            f"{field.name}: {field.num_compared} {'' if field.unit == 'values' else field.unit + ' '}compared, "
             + (
                 field.problem
                 or f"{field.num_different} differ"

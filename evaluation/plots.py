@@ -18,21 +18,29 @@ BLUE = "#0072B2"
 VERMILION = "#D55E00"
 
 
-def systems_table(report: Report, *, metric: str = "ndcg@10") -> pd.DataFrame:
-    """One row a system that has the metric, best first: system, value, low, high, num_queries, note."""
+def systems_table(report: Report, *, metric: str = "ndcg@10", name: str | None = None) -> pd.DataFrame:
+    """One row a system that has the metric, best first: system, value, low, high, num_queries, note, slice.
+
+    Args:
+        report: with the slice.
+        metric: such as ndcg@10.
+        name: of the slice; None is the main one.
+    """
+    part = report if name in (None, report.slice) else report.slices[name]
     rows = [
         {
             "system": system,
             "value": values[metric].value,
             "low": values[metric].low,
             "high": values[metric].high,
-            "num_queries": report.num_queries,
+            "num_queries": part.num_queries,
             "note": report.notes.get(system, ""),
+            "slice": name or report.slice,
         }
-        for system, values in report.systems.items()
+        for system, values in part.systems.items()
         if metric in values
     ]
-    columns = ["system", "value", "low", "high", "num_queries", "note"]
+    columns = ["system", "value", "low", "high", "num_queries", "note", "slice"]
     return pd.DataFrame(rows, columns=columns).sort_values("value", ascending=False, ignore_index=True)
 
 
@@ -57,10 +65,10 @@ def systems_figure(table: pd.DataFrame, *, metric: str = "ndcg@10", finding: str
     systems, notes = table["system"].tolist(), table["note"].tolist()
     ticks = [f"{system}\n({note})" if note else system for system, note in zip(systems, notes, strict=True)]
     axes.set_yticks(places, ticks)
-    num_queries = int(table["num_queries"].to_numpy()[0])
+    num_queries, part = int(table["num_queries"].to_numpy()[0]), table["slice"].to_numpy()[0]
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.set_xlabel(f"{label}, mean over queries with 95 % interval (n = {num_queries} queries)")
+    axes.set_xlabel(f"{label}, mean over queries with 95 % interval (n = {num_queries} queries, {part})")
     axes.set_title(finding or _finding(table, label), loc="left", fontsize=11)
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)

@@ -1,7 +1,7 @@
 """report.json: what a run measured, in one file whose schema lies beside this module.
 
-Owns the evaluation of one system's lists, the comparison of two, the file and its tables. Knows nothing of how the
-lists were made.
+Owns the evaluation of one system's lists, the comparison of two, and the file; tables.py shows it. Knows nothing of how
+the lists were made.
 """
 
 import json
@@ -15,13 +15,13 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluation.errors import InvalidReport, InvalidSample
 from evaluation.metrics import FloatArray, IntArray, Relevant, count_relevant, gains, hit_rate, mrr, ndcg, recall
 from evaluation.significance import Interval, bootstrap_interval, paired_difference
 
-METRICS = {"ndcg": ndcg, "recall": recall, "mrr": mrr, "hit_rate": hit_rate}
-TABLE_METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr@10")
+SHARES = {"recall": recall, "mrr": mrr, "hit_rate": hit_rate}
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,29 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class SliceReport:
+    """Every system on a part of the requests, or on a part of what they chose."""
+
+    num_queries: int
+    num_pairs: int
+    note: str
+    systems: Mapping[str, Mapping[str, Interval]]
+    comparisons: Sequence[Comparison] = ()
+
+
+@dataclass(frozen=True)
 class Report:
-    """The content of report.json; `report_schema.json` says what each key holds."""
+    """The content of report.json; `report_schema.json` says what each key holds.
+
+    `num_queries`, `systems` and `comparisons` are those of `slice`, the main one; `slices` has the others.
+    """
 
     dataset: str
     split: str
     num_queries: int
     systems: Mapping[str, Mapping[str, Interval]]
+    slice: str = "all pairs"
+    slices: Mapping[str, SliceReport] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     comparisons: Sequence[Comparison] = ()
     latency_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -52,10 +68,21 @@ class Report:
     environment: Mapping[str, str | float | bool] = field(default_factory=dict)
 
 
-def query_metrics(*, ranked: IntArray, relevant: Relevant, ks: Sequence[int]) -> dict[str, FloatArray]:
-    """Every metric at every k, one value per query: {"ndcg@10": [Q], ...}."""
-    hits, num_relevant = gains(ranked=ranked, relevant=relevant), count_relevant(relevant)
-    return {f"{name}@{k}": metric(hits, num_relevant=num_relevant, k=k) for k in ks for name, metric in METRICS.items()}
+def query_metrics(
+    *, ranked: IntArray, relevant: Relevant, ks: Sequence[int], grades: NDArray[np.floating[Any]] | None = None
+) -> dict[str, FloatArray]:
+    """Every metric at every k, one value per query: {"ndcg@10": [Q], ...}; grades [Q, R] weigh in ndcg alone."""
+    hits, num_relevant = gains(ranked=ranked, relevant=relevant, grades=grades), count_relevant(relevant)
+    values = {}
+    for k in ks:
+        values[f"ndcg@{k}"] = ndcg(hits, num_relevant=num_relevant, k=k, grades=grades)
+        values |= {f"{name}@{k}": metric(hits, num_relevant=num_relevant, k=k) for name, metric in SHARES.items()}
+    return values
+
+
+def intervals(values: Mapping[str, FloatArray], *, generator: np.random.Generator) -> dict[str, Interval]:
+    """Means over queries with 95 % intervals, from the result of `query_metrics`."""
+    return {name: bootstrap_interval(own, generator=generator) for name, own in values.items()}
 
 
 def evaluate_system(
@@ -69,8 +96,7 @@ def evaluate_system(
         ks: list lengths to measure at, each <= K.
         generator: source of the bootstrap resamples.
     """
-    per_query = query_metrics(ranked=ranked, relevant=relevant, ks=ks)
-    return {name: bootstrap_interval(values, generator=generator) for name, values in per_query.items()}
+    return intervals(query_metrics(ranked=ranked, relevant=relevant, ks=ks), generator=generator)
 
 
 def compare_systems(
@@ -124,12 +150,19 @@ def read_report(path: Path) -> Report:
     except json.JSONDecodeError as error:
         raise InvalidReport(f"{path} is not JSON ({error}); run the evaluation again") from error
     _validate(content, origin=str(path))
+    slices = {name: SliceReport(**(own | _results(own))) for name, own in content["slices"].items()}
+    return Report(**(content | _results(content) | {"slices": slices}))
+
+
+def _results(content: Mapping[str, Any]) -> dict[str, Any]:
     systems = {
         system: {metric: Interval(**interval) for metric, interval in metrics.items()}
         for system, metrics in content["systems"].items()
     }
-    comparisons = tuple(Comparison(**comparison) for comparison in content["comparisons"])
-    return Report(**(content | {"systems": systems, "comparisons": comparisons}))
+    return {
+        "systems": systems,
+        "comparisons": tuple(Comparison(**comparison) for comparison in content["comparisons"]),
+    }
 
 
 def merge_latency(*, path: Path, latency_ms: Mapping[str, Mapping[str, float]]) -> None:
@@ -142,39 +175,6 @@ def merge_seconds(*, path: Path, seconds: Mapping[str, float]) -> None:
     """Add or replace wall times by step in a written report, for the steps that end after it was written."""
     report = read_report(path)
     write_report(replace(report, seconds={**report.seconds, **seconds}), path=path)
-
-
-def text_table(report: Report, *, metrics: Sequence[str] = TABLE_METRICS) -> str:
-    """Systems by metrics as aligned plain text, notes below."""
-    rows = _cells(report, metrics)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], *_footer(report)])
-
-
-def markdown_table(report: Report, *, metrics: Sequence[str] = TABLE_METRICS) -> str:
-    """Systems by metrics as a Markdown table, notes below."""
-    head, *body = ["| " + " | ".join(row) + " |" for row in _cells(report, metrics)]
-    return "\n".join([head, "|" + " --- |" * (len(metrics) + 1), *body, "", *_footer(report)])
-
-
-def _cells(report: Report, metrics: Sequence[str]) -> list[list[str]]:
-    body = [
-        [system, *(str(values[metric]) if metric in values else "-" for metric in metrics)]
-        for system, values in report.systems.items()
-    ]
-    return [["system", *metrics], *body]
-
-
-def _footer(report: Report) -> list[str]:
-    summary = f"{report.dataset}, {report.split}, n = {report.num_queries} queries, 95 % bootstrap intervals."
-    notes = [f"{system}: {note}." for system, note in report.notes.items()]
-    differences = [
-        f"{one.system} - {one.baseline}, {one.metric}, paired, n = {one.num_queries}: "
-        f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
-        for one in report.comparisons
-    ]
-    return [summary, *notes, *differences]
 
 
 def _validate(content: dict[str, Any], *, origin: str) -> None:

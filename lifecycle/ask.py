@@ -25,45 +25,47 @@ from serving.release import Release
 
 logger = logging.getLogger(__name__)
 
-HISTORY_SHOWN = 5
+HISTORY_SHOWN, HELD_OUT_SHOWN = 5, 5
 DEADLINE_S = 5.0
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A query at an instant."""
+    """A query at an instant, and what it then went for."""
 
     query_id: str
     requested_at_ms: int
+    held_out: tuple[str, ...] = ()
 
 
 def held_out_asks(dataset: Dataset) -> list[Ask]:
-    """Every query at the time of its test event."""
+    """Every query at the time of its first test event, with the items of all of them."""
     events = dataset.events
-    places = events.places(["test"])
+    places = events.positives(["test"])
+    queries, begins = np.unique(events.query_of(places), return_index=True)
     return [
-        Ask(query_id=events.query_ids[query], requested_at_ms=int(events.at_ms[place]))
-        for query, place in zip(events.query_of(places), places, strict=True)
+        Ask(
+            query_id=events.query_ids[query],
+            requested_at_ms=int(events.at_ms[own[0]]),
+            held_out=tuple(dict.fromkeys(events.item_ids[place] for place in own)),
+        )
+        for query, own in zip(queries, np.split(places, begins[1:]), strict=True)
     ]
 
 
-def show(
-    asks: Sequence[Ask], *, dataset: Dataset, store: OnlineStore, release: Release, addresses: Addresses, k: int
-) -> str:
+def show(asks: Sequence[Ask], *, store: OnlineStore, release: Release, addresses: Addresses, k: int) -> str:
     """Histories and recommendations of some queries as text: over gRPC where Triton runs, and over HTTP."""
     lines = []
-    chosen = {
-        dataset.events.query_ids[query]: dataset.events.item_ids[place]
-        for place in dataset.events.places(["test"])
-        for query in dataset.events.query_of(np.array([place]))
-    }
     for ask in asks:
         features, _ = store.read([ask.query_id], requested_at_ms=[ask.requested_at_ms])
-        newest = [_title(release, item_id) for item_id in features.history_item_ids[0][-HISTORY_SHOWN:]]
-        lines.append(
-            f"query {ask.query_id}: history of {len(features.history_item_ids[0])}, newest: {'; '.join(newest)}"
-        )
-        lines.append(f"  held out: {_title(release, chosen[ask.query_id])}")
+        history, text = features.history_item_ids[0], features.texts[0]
+        newest = [_title(release, item_id) for item_id in history[-HISTORY_SHOWN:]]
+        said = [f"says {text!r}"] if text else []
+        had = [f"history of {len(history)}, newest: {'; '.join(newest)}"] if history or not text else []
+        lines.append(f"query {ask.query_id}: {', '.join([*said, *had])}")
+        held_out = [_title(release, item_id) for item_id in ask.held_out]
+        more = f" and {len(held_out) - HELD_OUT_SHOWN} more" if len(held_out) > HELD_OUT_SHOWN else ""
+        lines.append(f"  held out: {'; '.join(held_out[:HELD_OUT_SHOWN])}{more}")
         by_grpc: list[str] = []
         if addresses.grpc is not None:
             with RecommendClient(address=addresses.grpc, deadline_s=DEADLINE_S) as client:
@@ -82,14 +84,16 @@ def show(
     return "\n".join(lines)
 
 
-def ask_http(query_id: str, *, k: int, requested_at_ms: int | None, http: str) -> dict[str, Any]:
+def ask_http(
+    query_id: str, *, k: int, requested_at_ms: int | None, http: str, text: str | None = None
+) -> dict[str, Any]:
     """One reply of the gateway.
 
     Raises:
         ServerUnavailable: nobody answers there.
         InvalidRequest: the gateway refused the request.
     """
-    body = {"query_id": query_id, "k": k, "requested_at_ms": requested_at_ms}
+    body = {"query_id": query_id, "k": k, "requested_at_ms": requested_at_ms, "text": text}
     try:
         response = httpx.post(f"http://{http}/v1/recommend", json=body, timeout=DEADLINE_S)
     except httpx.TransportError as error:

@@ -1,6 +1,6 @@
 """Step build_index: an index over the item embeddings of each cut.
 
-Owns which items enter: those with events that the cut knows (ANCHORS' protocol ranks all items seen in training).
+Owns which items enter: those that can be recommended by what the cut knows.
 """
 
 import hashlib
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from features.vocab import FIRST, UNKNOWN
 from lifecycle.cuts import CUTS
+from lifecycle.train_towers import RECOMMENDABLE_FILE
 from serving.retrieval import ARRAYS_DIR, QUERY_TOWER_FILE
 from towers.index.build import IndexBuilder
 
@@ -24,8 +24,7 @@ def build_indexes(*, towers_dir: Path, builder: IndexBuilder, out_dir: Path) -> 
     for cut in CUTS:
         arrays = towers_dir / cut.name / ARRAYS_DIR
         embeddings = np.load(arrays / "item_embeddings.npy", allow_pickle=False)
-        item_id = np.load(arrays / "item_id.npy", allow_pickle=False)
-        rows = np.flatnonzero((item_id != UNKNOWN) & (np.arange(len(item_id)) >= FIRST))
+        rows = np.flatnonzero(np.load(towers_dir / cut.name / RECOMMENDABLE_FILE, allow_pickle=False))
         index = builder.build(embeddings[rows], rows)
         index.write(out_dir / f"{cut.name}.faiss")
         facts[cut.name] = {

@@ -1,20 +1,22 @@
-"""Lists for the ranker: candidates that stage 1 of a cut gives for held-out events, with features at that time.
+"""Lists for the ranker: candidates that stage 1 of a cut gives to past requests, with features at that time.
 
 Owns the join of serving/retrieval.py with labels. The candidates are out of fold when the cut has not seen the events.
 """
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from features.dataset import Dataset
-from features.statistics import ItemStatistics
-from features.transforms import QueryInputs, query_inputs, ranker_inputs
+from features.requests import PastRequests
+from features.statistics import ItemDays, ItemStatistics
+from features.transforms import QueryInputs, ranker_inputs
 from lifecycle.cuts import Cut
 from ranking.data import RankerLists
 from serving.models import OnnxModels
@@ -23,31 +25,33 @@ from serving.retrieval import QUERY_TOWER_FILE, Candidates, Stage1
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 128
+# Requests whose raw histories are held as Python lists at once: about 0.5 GB where histories have 1000 events.
+ASKED_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
 class Requests:
-    """Held-out events as requests: what stage 1 answered, and what was then chosen.
+    """Past requests and what stage 1 answers them.
 
     Attributes:
-        places: [N] place of each event in the log.
-        inputs: of the queries strictly before their event.
+        asked: N requests with what was then chosen.
+        inputs: of the queries as they asked.
         candidates: C a query.
-        targets: [N] ItemRow that was chosen.
     """
 
-    places: NDArray[np.int64]
+    asked: PastRequests
     inputs: QueryInputs
     candidates: Candidates
-    targets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.asked)
 
     def take(self, places: NDArray[np.int64]) -> "Requests":
         """Some of the requests."""
         return Requests(
-            places=self.places[places],
+            asked=self.asked.take(places),
             inputs=self.inputs.take(places),
             candidates=Candidates(rows=self.candidates.rows[places], scores=self.candidates.scores[places]),
-            targets=self.targets[places],
         )
 
 
@@ -69,33 +73,47 @@ class StageOne:
             models=OnnxModels(query_tower=directory / QUERY_TOWER_FILE, ranker=None, num_threads=2),
         )
 
-    def ask(self, dataset: Dataset, places: NDArray[np.int64], *, num_candidates: int) -> Requests:
-        """Retrieve for events of the log, each from its query's state strictly before it."""
-        inputs = query_inputs(
-            dataset.before(places, length=None),
-            spec=self.stage1.spec,
-            vocabularies=self.stage1.vocabularies,
-            catalogue=self.stage1.catalogue,
-        )
-        embeddings = self.stage1.embed(inputs, models=self.models)
-        candidates = self.stage1.retrieve(inputs, embeddings, num_candidates=num_candidates)
-        return Requests(places=places, inputs=inputs, candidates=candidates, targets=dataset.event_rows()[places])
+    def ask(
+        self, dataset: Dataset, asked: PastRequests, *, num_candidates: int, excluded: NDArray[np.int64] | None = None
+    ) -> Requests:
+        """Retrieve for past requests.
 
-    def lists(
-        self, dataset: Dataset, requests: Requests, *, num_ranked: int, relevance: Mapping[int, float]
-    ) -> RankerLists:
+        Args:
+            dataset: the log.
+            asked: N requests.
+            num_candidates: C.
+            excluded: [N, H] ItemRows to leave out, whatever the spec says of repeats; None leaves out what the server
+                would.
+        """
+        parts = [
+            self._answer(dataset, asked.take(batch), num_candidates=num_candidates, excluded=_part(excluded, batch))
+            for batch in (slice(start, start + ASKED_AT_ONCE) for start in range(0, max(len(asked), 1), ASKED_AT_ONCE))
+        ]
+        candidates = Candidates(
+            rows=np.concatenate([own.rows for _, own in parts]), scores=np.concatenate([own.scores for _, own in parts])
+        )
+        return Requests(asked=asked, inputs=_joined([inputs for inputs, _ in parts]), candidates=candidates)
+
+    def _answer(
+        self, dataset: Dataset, asked: PastRequests, *, num_candidates: int, excluded: NDArray[np.int64] | None
+    ) -> tuple[QueryInputs, Candidates]:
+        inputs = self.stage1.query_inputs(asked.states(dataset, length=self.stage1.spec.stored_history))
+        embeddings = self.stage1.embed(inputs, models=self.models)
+        if excluded is None:
+            return inputs, self.stage1.retrieve(inputs, embeddings, num_candidates=num_candidates)
+        excluding = replace(inputs, seen_rows=excluded)
+        return inputs, self.stage1.retrieve(excluding, embeddings, num_candidates=num_candidates, exclude_seen=True)
+
+    def lists(self, requests: Requests, *, days: ItemDays, num_ranked: int) -> RankerLists:
         """The first `num_ranked` candidates of each request with features as of its refresh tick.
 
         Args:
-            dataset: the log and its daily item counts.
             requests: answered by `ask`.
+            days: daily item counts that may be known; each request sees those before its tick.
             num_ranked: C of the lists.
-            relevance: graded label of the chosen item by place in the log; 1 where it is missing.
         """
         statistics = ItemStatistics.at_requests(
-            dataset.days(self.cut.splits),
-            requested_at_ms=requests.inputs.requested_at_ms,
-            tick_ms=self.stage1.spec.tick_ms,
+            days, requested_at_ms=requests.inputs.requested_at_ms, tick_ms=self.stage1.spec.tick_ms
         )
         rows = requests.candidates.rows[:, :num_ranked]
         tokens, dense = [], []
@@ -112,15 +130,31 @@ class StageOne:
             )
             tokens.append(made.tokens.astype(np.int32))
             dense.append(made.dense)
-        grades = np.array([relevance.get(int(place), 1.0) for place in requests.places], dtype=np.float32)
-        found = rows == requests.targets[:, None]
-        logger.info(
-            "%s: %d lists, %.1f %% hold the chosen item", self.cut.name, len(rows), 100 * found.any(axis=1).mean()
-        )
+        relevance = requests.asked.grades_of(rows)
+        holding = (relevance > 0).any(axis=1)
+        logger.info("%s: %d lists, %.1f %% hold a chosen item", self.cut.name, len(rows), 100 * holding.mean())
         return RankerLists(
             candidate_rows=rows,
             tokens=np.concatenate(tokens),
             dense=np.concatenate(dense),
-            relevance=np.where(found, grades[:, None], 0.0).astype(np.float32),
-            num_relevant=np.ones(len(rows), dtype=np.int64),
+            relevance=relevance,
+            num_relevant=requests.asked.num_relevant,
         )
+
+
+def _part(excluded: NDArray[np.int64] | None, batch: slice) -> NDArray[np.int64] | None:
+    return None if excluded is None else excluded[batch]
+
+
+def _joined(parts: Sequence[QueryInputs]) -> QueryInputs:
+    """All rows, the shorter ones of whole histories padded to the longest."""
+    if len(parts) == 1:
+        return parts[0]
+    arrays: dict[str, NDArray[Any]] = {}
+    for field in fields(QueryInputs):
+        own = [getattr(part, field.name) for part in parts]
+        if field.name.startswith("seen_"):
+            width = max(array.shape[1] for array in own)
+            own = [np.pad(array, ((0, 0), (0, width - array.shape[1]))) for array in own]
+        arrays[field.name] = np.concatenate(own)
+    return QueryInputs(**arrays)

@@ -1,47 +1,54 @@
-"""Step evaluate: every system on the same test events by one evaluator, full ranking, with intervals.
+"""Step evaluate: every system on the same test requests by one evaluator, full ranking, with intervals, slice by slice.
 
-Owns which systems there are and what is compared with what. Metrics and intervals are evaluation/'s.
+Owns what is compared with what, and the report. Systems are systems.py's and baselines.py's, slices slices.py's;
+metrics and intervals are evaluation/'s.
 """
 
-import dataclasses
 import logging
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from evaluation.lists import RankedLists
+from evaluation.metrics import FloatArray
 from evaluation.plots import save_plot, systems_figure, systems_table
-from evaluation.report import Report, compare_systems, evaluate_system, query_metrics, text_table, write_report
+from evaluation.report import Comparison, Report, SliceReport, compare_systems, intervals, query_metrics, write_report
+from evaluation.tables import text_table
 from features.dataset import Dataset
-from features.vocab import FIRST
-from lifecycle.baselines import baseline_lists
+from features.protocol import RequestProtocol
+from features.requests import PastRequests
+from lifecycle.baselines import Baselines
 from lifecycle.candidates import Requests, StageOne
-from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, TEACHER, check_num_ranked
-from ranking.data import RankerLists
-from ranking.export import load_ranker
-from ranking.gradient_boosting import BoostedTrees
-from ranking.teacher import ScoreCache
-from serving.models import OnnxModels
-from serving.postprocess import final_order
-from serving.release import RANKER_FILE
-from serving.retrieval import QUERY_TOWER_FILE
+from lifecycle.list_files import write_lists
+from lifecycle.slices import MIN_REQUESTS, Slice, slices_of
+from lifecycle.systems import LIST_LENGTH, Systems, as_retrieved
+from lifecycle.train_ranker import check_num_ranked
 
 logger = logging.getLogger(__name__)
 
 KS = (10, 20, 100)
-LIST_LENGTH = 100
 COMPARED_METRIC = "ndcg@10"
-BATCH_SIZE = 8
+# Pairs of which one is not measured on a slice are left out.
+COMPARED = (
+    ("towers_lightgbm", "towers"),
+    ("towers_student", "towers"),
+    ("towers_student", "towers_student_shuffled_texts"),
+    ("towers_student", "towers_lightgbm"),
+    ("towers_lightgbm", "transitions_ease"),
+    ("towers_student", "transitions_ease"),
+    ("towers_lightgbm", "ease_popularity_7d"),
+    ("towers_student", "ease_popularity_7d"),
+    ("towers_lightgbm", "decayed_repeats_query_knn"),
+    ("towers_student", "decayed_repeats_query_knn"),
+    ("towers", "recent_popularity"),
+)
 
-Scorer = Callable[[RankerLists], NDArray[np.float32]]
+Values = Mapping[str, Mapping[str, FloatArray]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class Evaluation:
     """
 
     dataset: Dataset
+    protocol: RequestProtocol
     fold: StageOne
     refit: StageOne
     towers_dir: Path
@@ -69,135 +77,102 @@ class Evaluation:
     lists_dir: Path | None
 
     def run(self, out_dir: Path) -> None:
-        """Write report.json, table.txt and the plot with its CSV."""
+        """Write report.json, table.txt and the plots with their CSVs."""
         check_num_ranked(self.ranker_dir, self.num_ranked)
-        places = self.dataset.events.places(["test"])
-        requests = self.refit.ask(self.dataset, places, num_candidates=self.num_candidates)
-        systems = self._systems(requests, places)
-        sampled = np.sort(np.random.default_rng(self.seed).permutation(len(places))[: self.teacher_queries])
-        report = self._report(systems, requests.targets, sampled=sampled, teacher=self._teacher(requests, sampled))
+        recommendable = self.protocol.recommendable(self.dataset, self.refit.cut.splits)
+        asked = self.protocol.looked_for(self.protocol.asked(self.dataset, "test"), recommendable=recommendable)
+        if len(asked) < MIN_REQUESTS:
+            raise ValueError(
+                f"the test split gives {len(asked)} requests and {MIN_REQUESTS} are needed for an interval: give it "
+                "events by the settings of dataset.split, or look for more by dataset.count_unreachable"
+            )
+        slices = slices_of(self.dataset, asked, repeats=self.protocol.repeats)
+        main = slices[0]
+        requests = {
+            excluding: self._ask(self.refit, asked, excluding) for excluding in {own.exclude_seen for own in slices}
+        }
+        systems = self._systems(requests)
+        sampled = np.sort(np.random.default_rng(self.seed).permutation(len(asked))[: self.teacher_queries])
+        teacher = self._trained().teacher_lists(requests[main.exclude_seen].take(sampled), cache=self.teacher_cache)
+        report = self._report(slices, systems, asked=asked, sampled=sampled, teacher=teacher)
         write_report(report, path=out_dir / "report.json")
         table = text_table(report)
         (out_dir / "table.txt").write_text(table + "\n")
-        frame = systems_table(report)
-        save_plot(systems_figure(frame), table=frame, path=out_dir / "systems.png")
-        logger.info("evaluation of %d queries\n%s", len(places), table)
+        for name in (report.slice, *report.slices):
+            frame = systems_table(report, name=name)
+            stem = "systems" if name == report.slice else f"systems_{name.replace(' ', '_')}"
+            save_plot(systems_figure(frame), table=frame, path=out_dir / f"{stem}.png")
+        logger.info("evaluation of %d requests\n%s", len(asked), table)
         if self.lists_dir is not None:
-            self._write_lists(systems, places)
+            write_lists(systems[main.exclude_seen], dataset=self.dataset, asked=asked, directory=self.lists_dir)
 
-    def _systems(self, requests: Requests, places: NDArray[np.int64]) -> dict[str, RankedLists]:
-        stage1 = self.refit.stage1
-        num_rows = len(stage1.catalogue)
-        systems = dict(baseline_lists(self.dataset, self.refit.cut, requests.inputs, num_rows=num_rows, k=LIST_LENGTH))
-        no_refit = self.fold.ask(self.dataset, places, num_candidates=LIST_LENGTH)
-        systems["towers_no_refit"] = _as_retrieved(no_refit)
-        systems["towers"] = _as_retrieved(requests)
-        lists = self.refit.lists(self.dataset, requests, num_ranked=self.num_ranked, relevance={})
-        trees = BoostedTrees.load(self.ranker_dir / GRADIENT_BOOSTING)
-        systems["towers_lightgbm"] = _reordered(requests, trees.score(lists.dense))
-        student = self._student()
-        systems["towers_student"] = _reordered(requests, student(lists))
-        shuffled = self._with_shuffled_texts().lists(self.dataset, requests, num_ranked=self.num_ranked, relevance={})
-        systems["towers_student_shuffled_texts"] = _reordered(requests, student(shuffled))
+    def _ask(self, stage_one: StageOne, asked: PastRequests, exclude_seen: bool) -> Requests:
+        # All that a query had is left out, not the newest part of it that stores keep alone.
+        excluded = asked.seen_rows(self.dataset) if exclude_seen else np.zeros((len(asked), 0), dtype=np.int64)
+        num_candidates = self.num_candidates if stage_one is self.refit else LIST_LENGTH
+        return stage_one.ask(self.dataset, asked, num_candidates=num_candidates, excluded=excluded)
+
+    def _trained(self) -> Systems:
+        return Systems(
+            stage_one=self.refit,
+            days=self.protocol.item_days(self.dataset, self.refit.cut.splits),
+            towers_dir=self.towers_dir,
+            ranker_dir=self.ranker_dir,
+            num_ranked=self.num_ranked,
+            seed=self.seed,
+        )
+
+    def _systems(self, requests: Mapping[bool, Requests]) -> dict[bool, dict[str, RankedLists]]:
+        """Lists by whether they leave out what a query had, and by system."""
+        some = next(iter(requests.values()))
+        fitted = Baselines.fit(self.dataset, self.protocol, self.refit.cut)
+        systems = fitted.lists(some.asked, some.inputs, exclude_seen=tuple(requests), k=LIST_LENGTH)
+        for excluding, own in requests.items():
+            systems[excluding]["towers_no_refit"] = as_retrieved(self._ask(self.fold, own.asked, excluding))
+            systems[excluding] |= self._trained().lists(own)
         return systems
-
-    def _student(self) -> Scorer:
-        models = OnnxModels(
-            query_tower=self.towers_dir / self.refit.cut.name / QUERY_TOWER_FILE,
-            ranker=self.ranker_dir / STUDENT / RANKER_FILE,
-            num_threads=2,
-        )
-
-        def score(lists: RankerLists) -> NDArray[np.float32]:
-            batches = [slice(start, start + BATCH_SIZE) for start in range(0, len(lists), BATCH_SIZE)]
-            return np.concatenate(
-                [
-                    models.ranker(tokens=lists.tokens[batch].astype(np.int64), dense=lists.dense[batch])
-                    for batch in tqdm(batches, desc="student scores", unit="batch")
-                ]
-            )
-
-        return score
-
-    def _with_shuffled_texts(self) -> StageOne:
-        """The released stage 1, but every item carries the text of another one."""
-        items = self.refit.stage1.items
-        order = np.arange(len(items.item_id))
-        order[FIRST:] = np.random.default_rng(self.seed).permutation(order[FIRST:])
-        shuffled = dataclasses.replace(
-            items, title_tokens=items.title_tokens[order], text_tokens=items.text_tokens[order]
-        )
-        return dataclasses.replace(self.refit, stage1=dataclasses.replace(self.refit.stage1, items=shuffled))
-
-    def _teacher(self, requests: Requests, sampled: NDArray[np.int64]) -> RankedLists:
-        own = requests.take(sampled)
-        lists = self.refit.lists(self.dataset, own, num_ranked=self.num_ranked, relevance={})
-        scores = ScoreCache(self.teacher_cache).score(
-            load_ranker(self.ranker_dir / TEACHER),
-            lists.tokens.reshape(-1, lists.tokens.shape[-1]),
-            lists.dense.reshape(-1, lists.dense.shape[-1]),
-        )
-        return _reordered(own, scores.reshape(lists.candidate_rows.shape))
 
     def _report(
         self,
-        systems: Mapping[str, RankedLists],
-        targets: NDArray[np.int64],
+        slices: Sequence[Slice],
+        systems: Mapping[bool, Mapping[str, RankedLists]],
         *,
+        asked: PastRequests,
         sampled: NDArray[np.int64],
         teacher: RankedLists,
     ) -> Report:
-        relevant = targets[:, None]
-        values = {name: query_metrics(ranked=lists.rows, relevant=relevant, ks=KS) for name, lists in systems.items()}
-        results = {
-            name: evaluate_system(ranked=lists.rows, relevant=relevant, ks=KS, generator=self._generator())
-            for name, lists in systems.items()
-        }
-        results["towers_teacher"] = evaluate_system(
-            ranked=teacher.rows, relevant=relevant[sampled], ks=KS, generator=self._generator()
+        graded = bool((asked.grades[asked.relevant > 0] != 1.0).any())
+        values = {own.name: _values(systems[own.exclude_seen], own, graded=graded) for own in slices}
+        measured = {own.name: self._measured(own, values[own.name]) for own in slices}
+        main = slices[0]
+        # The teacher stands in the main slice alone, on its own sample of the requests.
+        of_teacher = query_metrics(
+            ranked=teacher.rows,
+            relevant=main.relevant[sampled],
+            grades=main.grades[sampled] if graded else None,
+            ks=KS,
         )
-        teacher_values = query_metrics(ranked=teacher.rows, relevant=relevant[sampled], ks=KS)
-        pairs = [
-            ("towers_lightgbm", "towers"),
-            ("towers_student", "towers"),
-            ("towers_student", "towers_student_shuffled_texts"),
-            ("towers_student", "towers_lightgbm"),
-            ("towers_lightgbm", "transitions_ease"),
-            ("towers_student", "transitions_ease"),
-            ("towers", "recent_popularity"),
-        ]
-        comparisons = [
-            compare_systems(
-                system=system,
-                baseline=baseline,
-                metric=COMPARED_METRIC,
-                system_values=values[system],
-                baseline_values=values[baseline],
-                generator=self._generator(),
-            )
-            for system, baseline in pairs
-        ]
-        comparisons.append(
-            compare_systems(
-                system="towers_teacher",
-                baseline="towers_student",
-                metric=COMPARED_METRIC,
-                system_values=teacher_values,
-                baseline_values={name: own[sampled] for name, own in values["towers_student"].items()},
-                generator=self._generator(),
-            )
-        )
+        beside = {name: own[sampled] for name, own in values[main.name]["towers_student"].items()}
+        difference = self._compared("towers_teacher", "towers_student", of_teacher, beside)
+        teacher_intervals = intervals(of_teacher, generator=self._generator())
         return Report(
             dataset=self.dataset.name,
-            split="leave-one-out, full ranking, refitted on training + validation",
-            num_queries=len(targets),
-            systems=results,
+            split=f"{self.protocol.description}, refitted on training + validation"
+            + (", graded gains" if graded else ""),
+            slice=main.name,
+            num_queries=len(main.places),
+            systems={**measured[main.name].systems, "towers_teacher": teacher_intervals},
+            comparisons=(*measured[main.name].comparisons, difference),
+            slices={own.name: measured[own.name] for own in slices[1:]},
             seconds=dict(self.seconds),
-            comparisons=tuple(comparisons),
             notes={
-                "towers_no_refit": "trained without each query's last 5 events; its history has all but the last",
+                "towers_no_refit": "trained on the training events alone; its histories hold all before a request",
                 "towers_teacher": f"on a seeded sample of {len(sampled)} queries",
-                "towers_student_shuffled_texts": "control: every item carries the text of another one",
+                **(
+                    {"towers_student_shuffled_texts": "control: every item carries the text of another one"}
+                    if "towers_student_shuffled_texts" in values[main.name]
+                    else {}
+                ),
             },
             environment={
                 "python": platform.python_version(),
@@ -207,47 +182,44 @@ class Evaluation:
             },
         )
 
+    def _measured(self, part: Slice, values: Values) -> SliceReport:
+        return SliceReport(
+            num_queries=len(part.places),
+            num_pairs=part.num_pairs,
+            note=part.note,
+            systems={name: intervals(own, generator=self._generator()) for name, own in values.items()},
+            comparisons=tuple(
+                self._compared(system, baseline, values[system], values[baseline])
+                for system, baseline in COMPARED
+                if system in values and baseline in values
+            ),
+        )
+
+    def _compared(
+        self, system: str, baseline: str, values: Mapping[str, FloatArray], baseline_values: Mapping[str, FloatArray]
+    ) -> Comparison:
+        return compare_systems(
+            system=system,
+            baseline=baseline,
+            metric=COMPARED_METRIC,
+            system_values=values,
+            baseline_values=baseline_values,
+            generator=self._generator(),
+        )
+
     def _generator(self) -> np.random.Generator:
         # The same resamples for every system, so that intervals differ by what the systems did alone.
         return np.random.default_rng(self.seed)
 
-    def _write_lists(self, systems: Mapping[str, RankedLists], places: NDArray[np.int64]) -> None:
-        if self.lists_dir is None:
-            return
-        self.lists_dir.mkdir(parents=True, exist_ok=True)
-        events, catalogue = self.dataset.events, self.refit.stage1.catalogue
-        query_ids = [events.query_ids[query] for query in events.query_of(places)]
-        for name, lists in systems.items():
-            shown = lists.rows >= FIRST
-            table = pa.table(
-                {
-                    "query_id": np.repeat(query_ids, shown.sum(axis=1)),
-                    "item_id": [catalogue.item_id(int(row)) for row in lists.rows[shown]],
-                    "rank": np.concatenate([np.arange(1, count + 1, dtype=np.int32) for count in shown.sum(axis=1)]),
-                    "score": lists.scores[shown],
-                }
-            )
-            pq.write_table(table, self.lists_dir / f"{name}.parquet")
-        truth = {"query_id": query_ids, "item_id": [events.item_ids[place] for place in places]}
-        pq.write_table(pa.table(truth), self.lists_dir / "relevant.parquet")
-        logger.info("top %d of %d systems, and relevant.parquet, lie in %s", LIST_LENGTH, len(systems), self.lists_dir)
 
-
-def _as_retrieved(requests: Requests) -> RankedLists:
-    found = requests.candidates
-    return RankedLists(rows=found.rows[:, :LIST_LENGTH], scores=found.scores[:, :LIST_LENGTH, 0])
-
-
-def _reordered(requests: Requests, ranker_scores: NDArray[np.float32]) -> RankedLists:
-    """Top lists as the server would show them; the score is what orders them, falling from the list's length."""
-    rows = np.zeros((len(ranker_scores), LIST_LENGTH), dtype=np.int64)
-    scores = np.full(rows.shape, -np.inf, dtype=np.float32)
-    orders = final_order(requests.candidates.rows, ranker_scores, k=LIST_LENGTH)
-    for n, order in enumerate(orders):
-        rows[n, : len(order)] = requests.candidates.rows[n, order]
-        ranked = order < ranker_scores.shape[1]
-        below = ranker_scores[n].min() - 1.0 - np.arange(len(order), dtype=np.float32)
-        scores[n, : len(order)] = np.where(
-            ranked, ranker_scores[n, np.minimum(order, ranker_scores.shape[1] - 1)], below
+def _values(systems: Mapping[str, RankedLists], part: Slice, *, graded: bool) -> dict[str, dict[str, FloatArray]]:
+    """Metrics of each request of a slice by system."""
+    return {
+        name: query_metrics(
+            ranked=lists.rows[part.places],
+            relevant=part.relevant,
+            grades=part.grades if graded else None,
+            ks=KS,
         )
-    return RankedLists(rows=rows, scores=scores)
+        for name, lists in systems.items()
+    }

@@ -7,7 +7,6 @@ import json
 import logging
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +19,21 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from features.dataset import Dataset
+from features.materialize import materialize
 from features.offline_store import write_query_states
-from features.online_store import OnlineStore, materialize
-from features.query_states import StateColumns
+from features.online_settings import OnlineSettings
 from features.spec import FeatureSpec
 from features.statistics import STATISTICS
 from features.transforms import RankerInputs
 from features.vocab import FIRST
 from lifecycle.build_index import embedding_space_hash
 from lifecycle.cuts import REFIT
-from lifecycle.parity import Scorer, export_parity, transform_parity
+from lifecycle.export_parity import Scorer, export_parity
+from lifecycle.parity import replay_events
+from lifecycle.parity_paths import Lists
 from lifecycle.steps import SOURCE_ROOT
 from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, check_num_ranked
-from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
+from lifecycle.train_towers import RECOMMENDABLE_FILE, TEXT_EMBEDDINGS_FILE
 from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
 from serving.pipeline import Pipeline
@@ -41,12 +42,13 @@ from serving.retrieval import INDEX_FILE, Stage1
 from serving.settings import PipelineSettings
 from towers.export import WEIGHTS_FILE
 from towers.model import ItemTable, TowerSizes, TwoTower
+from towers.text_encoder import SentenceEncoder
 
 logger = logging.getLogger(__name__)
 
-TRAINING_ONLY = (WEIGHTS_FILE, TEXT_EMBEDDINGS_FILE, "training.json", "curves")
+TRAINING_ONLY = (WEIGHTS_FILE, TEXT_EMBEDDINGS_FILE, RECOMMENDABLE_FILE, "training.json", "curves")
 FLOAT_TOLERANCE = 1e-4
-STORED_HISTORY = 1000
+EXPORT_REQUESTS = 64
 RANKERS = (STUDENT, GRADIENT_BOOSTING)
 
 
@@ -57,8 +59,9 @@ class Export:
     Attributes:
         ranker: which of RANKERS is released.
         build_towers: makes the towers that the refitted weights are loaded into, for the gate of the export.
+        text_checkpoint: of the encoder of texts, for the same gate.
         report: metrics of the evaluation by system, for the manifest.
-        parity_events: events replayed through both paths; all test events if there are fewer.
+        parity_events: events of the whole log replayed through both paths; all if there are fewer.
     """
 
     dataset: Dataset
@@ -68,6 +71,7 @@ class Export:
     ranker_dir: Path
     ranker: str
     build_towers: Callable[..., TwoTower]
+    text_checkpoint: str
     report: Mapping[str, Any]
     settings: PipelineSettings
     parity_events: int
@@ -83,8 +87,7 @@ class Export:
         self._bundle(out_dir)
         release_id = seal(out_dir, facts=self._facts())
         pipeline = Pipeline.open(out_dir, settings=self.settings)
-        with tempfile.TemporaryDirectory(prefix="twostage-gate-") as work_dir:
-            self._gate(pipeline, store_dir=Path(work_dir) / "online_store")
+        self._gate(pipeline)
         logger.info("release %s passed its parity gates", release_id)
 
     def _bundle(self, out_dir: Path) -> None:
@@ -123,10 +126,7 @@ class Export:
             "commit": _commit(),
         }
 
-    def _gate(self, pipeline: Pipeline, *, store_dir: Path) -> None:
-        places = self.dataset.events.places(["test"])
-        if len(places) > self.parity_events:
-            places = np.sort(np.random.default_rng(self.seed).permutation(places)[: self.parity_events])
+    def _gate(self, pipeline: Pipeline) -> None:
         stage1, directory = pipeline.release.stage1, self.towers_dir / REFIT.name
         text_embeddings = np.load(directory / TEXT_EMBEDDINGS_FILE, allow_pickle=False)
         towers = self.build_towers(
@@ -134,15 +134,28 @@ class Export:
             item_table=ItemTable(items=stage1.items, text_embeddings=text_embeddings),
         )
         towers.load_state_dict(load_file(directory / WEIGHTS_FILE))
-        sample = self.dataset.before(places[:64], length=None)
-        exported = export_parity(pipeline, towers=towers, score=self._trained_scorer(), queries=sample)
+        test = np.random.default_rng(self.seed).permutation(self.dataset.events.places(["test"]))
+        sample = self.dataset.before(np.sort(test[:EXPORT_REQUESTS]), length=None)
+        exported = export_parity(
+            pipeline,
+            towers=towers,
+            score=self._trained_scorer(),
+            queries=sample,
+            sentence_encoder=SentenceEncoder.open(self.text_checkpoint) if stage1.spec.text.query_tokens else None,
+        )
         logger.info("parity of the export, %d requests\n%s", len(sample), exported)
         exported.check(float_tolerance=FLOAT_TOLERANCE)
-        materialize_queries(self.data_dir, store_dir, spec=pipeline.release.spec)
-        store = OnlineStore.open(store_dir)
-        transforms = transform_parity(pipeline, dataset=self.dataset, store=store, places=places, k=10)
-        logger.info("parity of the transforms, %d events\n%s", len(places), transforms)
-        transforms.check(float_tolerance=FLOAT_TOLERANCE)
+        replayed = replay_events(
+            self.parity_events,
+            dataset=self.dataset,
+            data_dir=self.data_dir,
+            offline=Stage1.read(directory, index_path=self.index_dir / f"{REFIT.name}.faiss"),
+            release_dir=pipeline.release.path,
+            seed=self.seed,
+            lists=Lists(models=pipeline.models, settings=self.settings),
+        )
+        logger.info("parity of the replay\n%s", replayed)
+        replayed.check(float_tolerance=0.0)
 
     def _trained_scorer(self) -> Scorer:
         """The released ranker as it was trained, not as it was exported."""
@@ -161,7 +174,9 @@ class Export:
         return score
 
 
-def materialize_queries(data_dir: Path, store_dir: Path, *, spec: FeatureSpec) -> int:
+def materialize_queries(
+    data_dir: Path, store_dir: Path, *, spec: FeatureSpec, online: OnlineSettings | None = None
+) -> int:
     """Put each query's state after all that REFIT knows into an online store; returns the number of queries."""
     states = store_dir.with_name(f"{store_dir.name}_states.parquet")
     store_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -169,14 +184,12 @@ def materialize_queries(data_dir: Path, store_dir: Path, *, spec: FeatureSpec) -
         states,
         events=pq.read_table(data_dir / "tables" / "events.parquet"),
         queries=pq.read_table(data_dir / "tables" / "queries.parquet"),
-        columns=StateColumns(categories=spec.names("query", "category"), numbers=spec.names("query", "number")),
-        # All of a history is kept, for what was seen is not shown again; the towers read the newest part of it.
-        history_length=STORED_HISTORY,
+        spec=spec,
         splits=set(REFIT.splits),
         latest_only=True,
     )
     try:
-        return materialize(store_dir, states=states, spec_hash=spec.hash).num_queries
+        return materialize(store_dir, states=states, online=online).num_queries
     finally:
         states.unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ import json
 import logging
 from pathlib import Path
 
+from features.online_settings import OnlineSettings
 from features.spec import FeatureSpec
 from lifecycle.export_release import materialize_queries
 from serving.model_repository import build_model_repository
@@ -29,11 +30,12 @@ def publish(
     alias: str,
     triton: TritonSettings,
     out_dir: Path,
+    online: OnlineSettings | None = None,
 ) -> None:
     """Materialise the queries' features, write the model repository, register the release under the alias."""
     manifest = verify(release_dir)
     spec = FeatureSpec.from_json(json.loads((release_dir / SPEC_FILE).read_text()))
-    num_queries = materialize_queries(data_dir, store_dir, spec=spec)
+    num_queries = materialize_queries(data_dir, store_dir, spec=spec, online=online)
     logger.info("online store: features of %d queries in %s", num_queries, store_dir)
     repository_dir.parent.mkdir(parents=True, exist_ok=True)
     build_model_repository(release_dir=release_dir, repository_dir=repository_dir, settings=triton)

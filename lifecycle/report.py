@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from evaluation.report import merge_latency, merge_seconds, read_report, text_table
+from evaluation.report import merge_latency, merge_seconds, read_report
+from evaluation.tables import text_table
 from lifecycle.steps import MissingInput, read_step
 
 STEP_DIRS = ("data", "towers", "index", "ranker", "evaluation", "release", "published")

@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 from numpy.typing import NDArray
 
 from features.dataset import Dataset
+from features.protocol import RequestProtocol
 from features.spec import FeatureSpec
 from features.text import TextTokenizer
 from lifecycle.candidates import StageOne
@@ -43,7 +44,7 @@ class Fit:
     Attributes:
         num_negatives: sampled beside each relevant candidate.
         batch_size: lists a step.
-        max_lists: a random part of the lists, for a teacher whose budget is minutes; null takes all.
+        max_lists: a random part of the lists, where there are more than the budget allows; null takes all.
     """
 
     epochs: int
@@ -78,10 +79,17 @@ class TeacherRecipe:
 
 @dataclass(frozen=True)
 class RankerTraining:
-    """Everything that the step needs."""
+    """Everything that the step needs.
+
+    Attributes:
+        request_days: where splits are divided by time, a query asks so often, and what it chooses until it asks again
+            is relevant; null: once a split.
+    """
 
     dataset: Dataset
+    protocol: RequestProtocol
     stage_one: StageOne
+    request_days: int | None
     num_ranked: int
     hidden: int
     gradient_boosting: GradientBoosting
@@ -106,7 +114,7 @@ class RankerTraining:
             self.gradient_boosting.fit(train, validation, feature_names=names).save(trees_dir)
         # What decided on the trees' rounds may be learnt from now on: later events than these are the test's.
         learnable = _concatenate(train, validation).learnable()
-        logger.info("ranker: %d lists hold the chosen item and are learnt from", len(learnable))
+        logger.info("ranker: %d lists hold a chosen item and are learnt from", len(learnable))
         dense = self._fitted(
             out_dir / "dense",
             lambda: self._fit(self._ranker(None, dropout=self.dense_fit.dropout), learnable, self.dense_fit),
@@ -125,10 +133,19 @@ class RankerTraining:
         write_json(out_dir / SUMMARY_FILE, facts)
 
     def _lists(self, split: str) -> RankerLists:
-        places = self.dataset.events.places([split])
-        requests = self.stage_one.ask(self.dataset, places, num_candidates=self.num_ranked)
-        relevance = {int(place): float(self.dataset.events.relevance[place]) for place in places}
-        return self.stage_one.lists(self.dataset, requests, num_ranked=self.num_ranked, relevance=relevance)
+        known = self.stage_one.cut.splits
+        asked = self.protocol.looked_for(
+            self.protocol.asked(self.dataset, split, days=self.request_days),
+            recommendable=self.protocol.recommendable(self.dataset, known),
+        )
+        if not len(asked):
+            raise ValueError(
+                f"the ranker learns from requests of the splits ranking and validation, but {split} has none: give it "
+                "events by the settings of dataset.split"
+            )
+        requests = self.stage_one.ask(self.dataset, asked, num_candidates=self.num_ranked)
+        days = self.protocol.item_days(self.dataset, known)
+        return self.stage_one.lists(requests, days=days, num_ranked=self.num_ranked)
 
     def _fitted(self, directory: Path, fit: Callable[[], Ranker]) -> Ranker:
         if not (directory / "ranker.json").is_file():
@@ -140,7 +157,7 @@ class RankerTraining:
         ranker = Ranker(
             encoder=encoder,
             num_dense=len(self.spec.names("ranker", "number")),
-            segments=segments_of(length=layout.length, history_tokens=layout.history_items * layout.history_tokens),
+            segments=segments_of(length=layout.length, history_tokens=layout.context_tokens),
             hidden=self.hidden,
             dropout=dropout,
         )

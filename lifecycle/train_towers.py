@@ -1,13 +1,14 @@
 """Step train_towers: fit the towers on the fold with early stopping, refit on all but the test events, write both.
 
-Owns the order of these and what a towers directory holds: for each cut the tables of stage 1, both towers as ONNX, and
-the neighbour tables of the other retrievers.
+Owns the order of these and what a towers directory holds: for each cut the tables of stage 1, both towers as ONNX, the
+neighbour tables of the other retrievers, and which items can be recommended.
 """
 
 import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,15 @@ from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
+from features.columns import FeatureColumns
 from features.dataset import Dataset
-from features.spec import DAY_MS, FeatureColumns, FeatureSpec
+from features.protocol import RequestProtocol
+from features.requests import PastRequests
+from features.spec import DAY_MS, FeatureSpec
 from features.statistics import ItemStatistics
 from features.text import TextTokenizer
 from features.transforms import item_inputs, item_texts
-from features.vocab import Vocabularies
+from features.vocab import PADDING, Vocabularies
 from lifecycle.cuts import CUTS, Cut
 from lifecycle.interrupts import interruptible
 from serving.retrieval import write_tables
@@ -34,12 +38,13 @@ from towers.negatives import FrequencySampler
 from towers.retrievers.ease import fit_ease
 from towers.retrievers.neighbours import NeighbourTable
 from towers.retrievers.transitions import fit_transitions
-from towers.text_encoder import TextEncoder, checkpoint_directory
+from towers.text_encoder import SentenceEncoder, TextEncoder, checkpoint_directory
 
 logger = logging.getLogger(__name__)
 
 MONITOR = "validation/ndcg@10"
 TEXT_EMBEDDINGS_FILE = "text_embeddings.npy"
+RECOMMENDABLE_FILE = "recommendable.npy"
 SUMMARY_FILE = "training.json"
 
 
@@ -48,12 +53,14 @@ class Optimisation:
     """How the towers are trained.
 
     Attributes:
+        epoch_steps: batches of an epoch at most, so that a long log is validated as often as a short one; None: all.
         patience: epochs without a better validation NDCG@10 before training stops.
     """
 
     batch_size: int
     learning_rate: float
     weight_decay: float
+    epoch_steps: int | None
     patience: int
     seed: int
 
@@ -74,6 +81,7 @@ class TowersTraining:
     """Everything that does not change between the two cuts."""
 
     dataset: Dataset
+    protocol: RequestProtocol
     columns: FeatureColumns
     spec: FeatureSpec
     text_encoder: TextEncoder
@@ -82,6 +90,11 @@ class TowersTraining:
     optimisation: Optimisation
     build_trainer: Callable[..., pl.Trainer]
     build_logger: Callable[..., Logger] | None
+
+    @cached_property
+    def sentence_encoder(self) -> SentenceEncoder | None:
+        """Of what queries say, if they say anything."""
+        return SentenceEncoder.open(self.text_encoder.checkpoint) if self.spec.text.query_tokens else None
 
     def run(self, out_dir: Path) -> None:
         """Train both cuts into `out_dir`/<cut>; a cut that is complete is kept."""
@@ -114,11 +127,20 @@ class TowersTraining:
             items=items,
             item_embeddings=embeddings,
             statistics=ItemStatistics.at_requests(days, requested_at_ms=last_day, tick_ms=self.spec.tick_ms),
-            neighbours=neighbour_tables(self.dataset, cut),
+            neighbours=neighbour_tables(self.dataset, self.protocol, cut),
             tokenizer_json=tokenizer_json,
         )
-        export_towers(module.model, directory, history_length=self.spec.history_length, spec_hash=self.spec.hash)
+        export_towers(
+            module.model,
+            directory,
+            history_length=self.spec.history_length,
+            spec_hash=self.spec.hash,
+            sentence_encoder=self.sentence_encoder,
+            query_tokens=self.spec.text.query_tokens,
+        )
         np.save(directory / TEXT_EMBEDDINGS_FILE, table.text_embedding.cpu().numpy(), allow_pickle=False)
+        recommendable = self.protocol.recommendable(self.dataset, cut.splits)
+        np.save(directory / RECOMMENDABLE_FILE, recommendable, allow_pickle=False)
         write_json(directory / SUMMARY_FILE, {"epochs": epochs, "cut": cut.name, **metrics})
         for checkpoint in directory.glob("*.ckpt"):
             checkpoint.unlink()
@@ -134,18 +156,32 @@ class TowersTraining:
             model=self.build_model(sizes=sizes, item_table=table),
             negatives=self.negatives,
             item_counts=item_counts(self.dataset, cut),
+            recommendable=self.protocol.recommendable(self.dataset, cut.splits),
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             spec_hash=self.spec.hash,
         )
         validation = None
         if cut.validation is not None:
-            validation = held_out(self.dataset, cut.validation, spec=self.spec, vocabularies=vocabularies)
+            validation = held_out(
+                self.dataset,
+                self._validation_requests(cut, cut.validation),
+                spec=self.spec,
+                vocabularies=vocabularies,
+                sentence_encoder=self.sentence_encoder,
+            )
         data = TowerData(
-            windows=training_windows(self.dataset, cut.splits, spec=self.spec, vocabularies=vocabularies),
+            windows=training_windows(
+                self.dataset,
+                cut.splits,
+                spec=self.spec,
+                vocabularies=vocabularies,
+                sentence_encoder=self.sentence_encoder,
+            ),
             validation=validation,
             batch_size=settings.batch_size,
             seed=settings.seed,
+            epoch_steps=settings.epoch_steps,
         )
         keep_best = ModelCheckpoint(
             dirpath=directory,
@@ -179,17 +215,22 @@ class TowersTraining:
         logger.info("towers, cut %s: best epoch %d, %s", cut.name, best["epoch"] + 1, metrics)
         return module, int(best["epoch"]) + 1, metrics
 
+    def _validation_requests(self, cut: Cut, split: str) -> PastRequests:
+        recommendable = self.protocol.recommendable(self.dataset, cut.splits)
+        return self.protocol.looked_for(self.protocol.asked(self.dataset, split), recommendable=recommendable)
+
 
 def item_counts(dataset: Dataset, cut: Cut) -> NDArray[np.int64]:
     """Events of each row of the item table that the cut knows, [R]."""
-    rows = dataset.event_rows()[dataset.events.places(cut.splits)]
+    rows = dataset.event_rows()[dataset.events.positives(cut.splits)]
     return np.bincount(rows, minlength=len(dataset.items.catalogue))
 
 
-def neighbour_tables(dataset: Dataset, cut: Cut) -> dict[str, NeighbourTable]:
-    """The other retrievers, fitted on the events that the cut knows."""
-    places = dataset.events.places(cut.splits)
+def neighbour_tables(dataset: Dataset, protocol: RequestProtocol, cut: Cut) -> dict[str, NeighbourTable]:
+    """The other retrievers, fitted on the events that the cut knows, of items that can be recommended."""
+    places = dataset.events.positives(cut.splits)
     queries, rows = dataset.events.query_of(places), dataset.event_rows()[places]
+    rows = np.where(protocol.recommendable(dataset, cut.splits)[rows], rows, PADDING)
     num_rows = len(dataset.items.catalogue)
     return {
         "transitions": fit_transitions(query_rows=queries, item_rows=rows, num_rows=num_rows),

@@ -60,14 +60,15 @@ class RankerLists:
     def samples(
         self, *, num_negatives: int, generator: np.random.Generator, scored: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For each learnable list one relevant candidate and `num_negatives` others, all equally likely.
+        """For each learnable list one of its relevant candidates and `num_negatives` others, all equally likely.
 
         Drawing the first of the list more often teaches that they are worse than they are (docs/log.md).
 
         Args:
             num_negatives: drawn for each list, without replacement where there are enough.
             generator: of the draws.
-            scored: [N, C] where a teacher has scored; a list with scored candidates is drawn from those alone.
+            scored: [N, C] where a teacher has scored; a list with scored candidates is drawn from those alone, the
+                relevant one too, so that the teacher has scored all of the sample.
 
         Returns:
             Lists [P] and places of their candidates [P, 1 + num_negatives], the relevant one first.
@@ -79,6 +80,8 @@ class RankerLists:
             allowed = (self.relevance[number] <= 0) & (self.candidate_rows[number] > 0)
             if scored is not None and (allowed & scored[number]).any():
                 allowed &= scored[number]
+                taught = relevant[scored[number, relevant]]
+                relevant = taught if len(taught) else relevant
             others = np.flatnonzero(allowed)
             places[n, 0] = generator.choice(relevant)
             places[n, 1:] = generator.choice(others, size=num_negatives, replace=len(others) < num_negatives)

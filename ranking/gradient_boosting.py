@@ -41,11 +41,14 @@ class GradientBoosting:
     def fit(self, train: RankerLists, validation: RankerLists, *, feature_names: tuple[str, ...]) -> "BoostedTrees":
         """Train on lists with at least one relevant candidate; validation decides the number of rounds."""
         boosters = []
+        # LightGBM wants whole labels from 0 on, and is told what each gains.
+        grades = np.unique(np.concatenate([[0.0], train.relevance.ravel(), validation.relevance.ravel()]))
         for seed in range(self.seed, self.seed + self.num_seeds):
             parameters = {
                 "objective": "lambdarank",
                 "metric": "ndcg",
                 "eval_at": [10],
+                "label_gain": grades.tolist(),
                 "lambdarank_truncation_level": 20,
                 "num_leaves": self.num_leaves,
                 "learning_rate": self.learning_rate,
@@ -59,7 +62,7 @@ class GradientBoosting:
                 "num_threads": 2,
                 "verbosity": -1,
             }
-            sets = [_dataset(lists.learnable(), feature_names) for lists in (train, validation)]
+            sets = [_dataset(lists.learnable(), feature_names, grades) for lists in (train, validation)]
             booster = lightgbm.train(
                 parameters,
                 sets[0],
@@ -72,11 +75,11 @@ class GradientBoosting:
         return BoostedTrees(boosters=boosters)
 
 
-def _dataset(lists: RankerLists, feature_names: tuple[str, ...]) -> Any:
+def _dataset(lists: RankerLists, feature_names: tuple[str, ...], grades: NDArray[np.float32]) -> Any:
     present = lists.present
     return lightgbm.Dataset(
         lists.dense[present],
-        label=lists.relevance[present],
+        label=np.searchsorted(grades, lists.relevance[present]),
         group=present.sum(axis=1),
         feature_name=list(feature_names),
         free_raw_data=False,

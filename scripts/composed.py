@@ -8,8 +8,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from features.columns import FeatureColumns
 from features.dataset import Dataset
-from features.spec import FeatureColumns
+from features.engines import Engine
+from features.protocol import RequestProtocol
 
 
 def plain(cfg: DictConfig, names: Sequence[str]) -> dict[str, Any]:
@@ -19,6 +21,23 @@ def plain(cfg: DictConfig, names: Sequence[str]) -> dict[str, Any]:
         for name in names
     }
     return content
+
+
+def file_stamps(node: DictConfig) -> dict[str, list[int]]:
+    """Size and time of change of each file that a config names, and of those of a folder that it calls its path.
+
+    A step's fingerprint holds them, for new files of the same names are other inputs.
+    """
+    stamps: dict[str, list[int]] = {}
+    for key, value in node.items():
+        if isinstance(value, DictConfig):
+            stamps |= file_stamps(value)
+        elif isinstance(value, str) and value:
+            path = Path(value)
+            files = [path] if path.is_file() else sorted(path.rglob("*")) if key in ("path", "directory") else []
+            known = [(file, file.stat()) for file in files if file.is_file()]
+            stamps |= {str(file): [stat.st_size, stat.st_mtime_ns] for file, stat in known}
+    return stamps
 
 
 def build(node: DictConfig) -> Any:
@@ -41,6 +60,29 @@ def columns_of(cfg: DictConfig) -> FeatureColumns:
     return columns
 
 
+def engine_of(cfg: DictConfig) -> Engine:
+    """What runs the ETL.
+
+    Raises:
+        ValueError: etl.engine names none, or its settings cannot be.
+    """
+    names = [name for name, node in cfg.etl.items() if OmegaConf.is_config(node)]
+    if cfg.etl.engine not in names:
+        raise ValueError(f"etl.engine: expected one of {', '.join(names)}; got {cfg.etl.engine!r}")
+    engine: Engine = build(cfg.etl[cfg.etl.engine])
+    return engine
+
+
 def dataset_of(cfg: DictConfig) -> Dataset:
     """The prepared dataset."""
     return Dataset.read(Path(cfg.data_dir), name=cfg.dataset.name, columns=columns_of(cfg))
+
+
+def protocol_of(cfg: DictConfig) -> RequestProtocol:
+    """What is asked of held-out events, and which answers count."""
+    return RequestProtocol(
+        split=build(cfg.dataset.split),
+        repeats=cfg.dataset.repeats,
+        min_item_queries=cfg.dataset.min_item_queries,
+        count_unreachable=cfg.dataset.count_unreachable,
+    )

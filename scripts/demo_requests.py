@@ -24,20 +24,20 @@ def run(cfg: DictConfig) -> None:
         raise ValueError(
             f"measured_requests: a p99 needs at least {smallest_sample(99.0)}; got {cfg.measured_requests}"
         )
-    dataset = dataset_of(cfg)
     release, store = Release.open(Path(cfg.release_dir)), OnlineStore.open(Path(cfg.store_dir))
-    asks = held_out_asks(dataset)
+    asks = held_out_asks(dataset_of(cfg))
     with serving(
         serve_settings(cfg.serving),
         release_dir=Path(cfg.release_dir),
         store_dir=Path(cfg.store_dir),
         work_dir=Path(cfg.work_dir),
     ) as addresses:
-        shown = {str(query_id) for query_id in cfg.shown_queries}
-        chosen = [ask for ask in asks if ask.query_id in shown]
-        if len(chosen) != len(shown):
-            raise ValueError(f"shown_queries: {sorted(shown - {ask.query_id for ask in chosen})} have no test event")
-        print(show(chosen, dataset=dataset, store=store, release=release, addresses=addresses, k=10))
+        by_id = {ask.query_id: ask for ask in asks}
+        shown = list(by_id)[:3] if cfg.shown_queries is None else [str(query_id) for query_id in cfg.shown_queries]
+        if missing := [query_id for query_id in shown if query_id not in by_id]:
+            raise ValueError(f"shown_queries: {missing} have no test event")
+        chosen = [by_id[query_id] for query_id in shown]
+        print(show(chosen, store=store, release=release, addresses=addresses, k=10))
         latency_ms = measure_latency(asks[: cfg.measured_requests], store=store, addresses=addresses, k=10)
         print(finish_report(Path(cfg.run_dir), evaluation_dir=Path(cfg.evaluation_dir), latency_ms=latency_ms))
         if cfg.keep_serving:

@@ -6,7 +6,7 @@ python scripts/evaluate.py [lists=DIR]     DIR also gets each system's top 100 a
 from pathlib import Path
 
 import hydra
-from composed import dataset_of, plain
+from composed import dataset_of, plain, protocol_of
 from omegaconf import DictConfig
 
 from lifecycle.candidates import StageOne
@@ -17,7 +17,8 @@ from lifecycle.steps import Step, read_step
 
 SOURCES = (
     *("evaluation", "features", "ranking", "towers/index", "towers/retrievers", "lifecycle/evaluate.py"),
-    *("lifecycle/baselines.py", "lifecycle/candidates.py", "lifecycle/cuts.py"),
+    *("lifecycle/baselines.py", "lifecycle/candidates.py", "lifecycle/chosen_ease.py", "lifecycle/cuts.py"),
+    *("lifecycle/list_files.py", "lifecycle/slices.py", "lifecycle/systems.py"),
     *("serving/retrieval.py", "serving/models.py", "serving/postprocess.py"),
 )
 
@@ -32,6 +33,7 @@ def run(cfg: DictConfig) -> None:
         records = [read_step(path) for path in inputs]
         Evaluation(
             dataset=dataset_of(cfg),
+            protocol=protocol_of(cfg),
             fold=fold,
             refit=refit,
             towers_dir=Path(cfg.towers_dir),

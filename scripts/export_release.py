@@ -1,6 +1,6 @@
 """Bundle a release, let it through its parity gates, and publish it: registry, model repository, online store.
 
-python scripts/export_release.py [release_ranker=gradient_boosting]
+python scripts/export_release.py [release_ranker=gradient_boosting] [features.online=redis]
 """
 
 from pathlib import Path
@@ -15,6 +15,8 @@ from lifecycle.export_release import Export
 from lifecycle.publish import publish
 from lifecycle.steps import Step
 from serving.settings import PipelineSettings, TritonSettings, build_settings
+
+PARTS = ("export_release", "export_parity", "parity", "parity_paths", "parity_requests", "refresh", "rewound")
 
 
 def run(cfg: DictConfig) -> None:
@@ -33,6 +35,7 @@ def run(cfg: DictConfig) -> None:
             ranker_dir=ranker_dir,
             ranker=cfg.release_ranker,
             build_towers=build(cfg.towers),
+            text_checkpoint=cfg.features.encoder.checkpoint,
             report={name: {key: found.value for key, found in own.items()} for name, own in report.systems.items()},
             settings=build_settings(PipelineSettings, serving["pipeline"]),
             parity_events=cfg.parity_events,
@@ -46,12 +49,17 @@ def run(cfg: DictConfig) -> None:
         directory=release_dir,
         config={"serving": serving["pipeline"], **{name: cfg[name] for name in names}},
         inputs=inputs,
-        sources=("features", "serving", "evaluation", "towers", "lifecycle/export_release.py", "lifecycle/parity.py"),
+        sources=("features", "serving", "evaluation", "towers", *(f"lifecycle/{name}.py" for name in PARTS)),
     ).run(export)
     Step(
         name="publish",
         directory=Path(cfg.published_dir),
-        config={"serving": serving, "registry_uri": cfg.registry_uri, "alias": cfg.registry_alias},
+        config={
+            "serving": serving,
+            "online_store": plain(cfg.features, ["online_store"]),
+            "registry_uri": cfg.registry_uri,
+            "alias": cfg.registry_alias,
+        },
         inputs=[data_dir, release_dir],
         sources=("features", "serving", "triton_models", "lifecycle/publish.py"),
         outputs=[Path(cfg.store_dir) / "current", Path(cfg.repository_dir)],
@@ -64,6 +72,7 @@ def run(cfg: DictConfig) -> None:
             registry_uri=cfg.registry_uri,
             alias=cfg.registry_alias,
             triton=triton,
+            online=build(cfg.features.online_store),
             out_dir=directory,
         )
     )

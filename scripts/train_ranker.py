@@ -6,7 +6,7 @@ python scripts/train_ranker.py [experiment=teacher_long] [ranker.student_sizes.n
 from pathlib import Path
 
 import hydra
-from composed import build, dataset_of, plain
+from composed import build, dataset_of, plain, protocol_of
 from omegaconf import DictConfig
 
 from lifecycle.candidates import StageOne
@@ -26,6 +26,7 @@ def run(cfg: DictConfig) -> None:
     def work(directory: Path) -> None:
         RankerTraining(
             dataset=dataset_of(cfg),
+            protocol=protocol_of(cfg),
             stage_one=StageOne.open(FOLD, towers_dir=Path(cfg.towers_dir), index_dir=Path(cfg.index_dir)),
             **build(cfg.ranker),
             build_trainer=build(cfg.trainer),

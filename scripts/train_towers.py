@@ -6,16 +6,17 @@ python scripts/train_towers.py [experiment=NAME] [towers.width=128] [-m seed=1,2
 from pathlib import Path
 
 import hydra
-from composed import build, columns_of, dataset_of, plain
+from composed import build, columns_of, dataset_of, plain, protocol_of
 from omegaconf import DictConfig
 
-from features.transforms import ranker_feature_names
+from features.pairs import ranker_feature_names
 from lifecycle.entry import plain_errors
 from lifecycle.steps import Step
 from lifecycle.train_towers import TowersTraining
 from serving.retrieval import RETRIEVERS
 
-SETTINGS = ("dataset", "features", "towers", "negatives", "trainer", "optimisation", "seed")
+SETTINGS = ("dataset", "towers", "negatives", "trainer", "optimisation", "seed")
+FEATURES = ("columns", "text", "encoder")  # where features are served from changes no model
 SOURCES = ("features", "towers", "lifecycle/train_towers.py", "lifecycle/cuts.py", "serving/retrieval.py")
 
 
@@ -27,6 +28,7 @@ def run(cfg: DictConfig) -> None:
         )
         TowersTraining(
             dataset=dataset_of(cfg),
+            protocol=protocol_of(cfg),
             columns=columns,
             spec=columns.spec(text=build(cfg.features.text), ranker_features=names),
             text_encoder=build(cfg.features.encoder),
@@ -40,7 +42,7 @@ def run(cfg: DictConfig) -> None:
     Step(
         name="train_towers",
         directory=Path(cfg.towers_dir),
-        config=plain(cfg, SETTINGS),
+        config={**plain(cfg, SETTINGS), "features": plain(cfg.features, FEATURES)},
         inputs=[Path(cfg.data_dir)],
         sources=SOURCES,
     ).run(work)

@@ -19,6 +19,8 @@ LOADED_BY_TRITON = (
     "features.text",
     "serving.pipeline",
     "serving.release",
+    "serving.deltas",
+    "serving.follower",
     "serving.batch",
     "serving.bls_models",
     "serving.settings",

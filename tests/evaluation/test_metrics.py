@@ -61,6 +61,42 @@ def test_recall_divides_by_all_relevant_items_also_those_no_system_can_return():
     np.testing.assert_allclose(recall(hits, num_relevant=num_relevant, k=1), [0.25])
 
 
+def test_a_grade_is_its_own_gain_and_the_best_list_has_the_highest_grades_first():
+    # grades: item 4 is 1, item 5 is 3, item 6 is 2, item 7 is not relevant; the list is 4, 7, 5
+    relevant, grades = np.array([[4, 5, 6]]), np.array([[1.0, 3.0, 2.0]])
+    hits = gains(ranked=np.array([[4, 7, 5]]), relevant=relevant, grades=grades)
+    np.testing.assert_array_equal(hits, [[1, 0, 3]])
+    # 1/log2(2) + 3/log2(4) = 2.5 of the best possible 3 + 2/log2(3) + 1/log2(4)
+    value = ndcg(hits, num_relevant=count_relevant(relevant), k=3, grades=grades)
+    np.testing.assert_allclose(value, [2.5 / (3.5 + 2 / math.log2(3))])
+    # At k = 1 the best list has the grade 3.
+    np.testing.assert_allclose(ndcg(hits, num_relevant=count_relevant(relevant), k=1, grades=grades), [1 / 3])
+    # The others ask whether, not how much.
+    assert recall(hits, num_relevant=count_relevant(relevant), k=3).tolist() == [2 / 3]
+    assert mrr(hits[:, 1:], num_relevant=count_relevant(relevant), k=2).tolist() == [1 / 2]
+    assert hit_rate(hits, num_relevant=count_relevant(relevant), k=3).tolist() == [1.0]
+
+
+def test_grades_of_one_are_no_grades():
+    ranked, relevant = np.array([[4, 5, 6], [9, 4, 5]]), np.array([[4, 6, 8], [5, 0, 0]])
+    grades = (relevant > 0).astype(np.float64)
+    plain, graded = gains(ranked=ranked, relevant=relevant), gains(ranked=ranked, relevant=relevant, grades=grades)
+    np.testing.assert_array_equal(plain, graded)
+    num_relevant = count_relevant(relevant)
+    np.testing.assert_allclose(
+        ndcg(graded, num_relevant=num_relevant, k=3, grades=grades), ndcg(plain, num_relevant=num_relevant, k=3)
+    )
+
+
+def test_grades_that_say_nothing_are_refused():
+    ranked, relevant = np.array([[4]]), np.array([[4]])
+    with pytest.raises(InvalidLists, match=r"grades has shape \(1, 2\); expected that of relevant"):
+        gains(ranked=ranked, relevant=relevant, grades=np.ones((1, 2)))
+    for grade in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(InvalidLists, match="must be above 0 and finite"):
+            gains(ranked=ranked, relevant=relevant, grades=np.array([[grade]]))
+
+
 def test_mrr_and_hit_rate_look_at_the_first_hit_within_k():
     hits, num_relevant = hits_of([[4, 5, 6], [4, 5, 6], [4, 5, 6]], [[5, 6], [6], [9]])
     np.testing.assert_allclose(mrr(hits, num_relevant=num_relevant, k=3), [1 / 2, 1 / 3, 0])

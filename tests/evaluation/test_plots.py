@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from evaluation.plots import save_plot, systems_figure, systems_table
-from evaluation.report import Report
+from evaluation.report import Report, SliceReport
 from evaluation.significance import Interval
 
 REPORT = Report(
@@ -20,6 +20,11 @@ REPORT = Report(
         "index": {"recall@100": Interval(0.99, 0.98, 1.0)},
     },
     notes={"teacher": "on a stated sample of 64 queries"},
+    slices={
+        "cold queries": SliceReport(
+            num_queries=7, num_pairs=9, note="", systems={"towers": {"ndcg@10": Interval(0.02, 0.01, 0.03)}}
+        )
+    },
 )
 
 
@@ -33,12 +38,21 @@ def test_the_figure_states_finding_interval_and_number_of_queries():
     (axes,) = systems_figure(systems_table(REPORT)).axes
     # the teacher was measured on a sample, so it is not called the best
     assert axes.get_title(loc="left") == "towers has the highest NDCG@10: 0.090 (0.076-0.105)"
-    assert axes.get_xlabel() == "NDCG@10, mean over queries with 95 % interval (n = 943 queries)"
+    assert axes.get_xlabel() == "NDCG@10, mean over queries with 95 % interval (n = 943 queries, all pairs)"
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "teacher\n(on a stated sample of 64 queries)",
         "towers",
         "popularity",
     ]
+
+
+def test_another_slice_has_its_own_table_and_figure():
+    table = systems_table(REPORT, name="cold queries")
+    assert table[["system", "value", "num_queries", "slice"]].to_numpy().tolist() == [
+        ["towers", 0.02, 7, "cold queries"]
+    ]
+    (axes,) = systems_figure(table).axes
+    assert axes.get_xlabel() == "NDCG@10, mean over queries with 95 % interval (n = 7 queries, cold queries)"
 
 
 def test_a_finding_of_the_caller_becomes_the_title():

@@ -8,14 +8,14 @@ import pytest
 from evaluation.errors import InvalidReport, InvalidSample
 from evaluation.report import (
     Report,
+    SliceReport,
     compare_systems,
     evaluate_system,
-    markdown_table,
+    intervals,
     merge_latency,
     merge_seconds,
     query_metrics,
     read_report,
-    text_table,
     write_report,
 )
 from evaluation.significance import Interval
@@ -103,6 +103,8 @@ def test_latency_and_seconds_can_be_added_later(tmp_path: Path):
     [
         ({"num_queries": 0}, r"\$\.num_queries"),
         ({"systems": {}}, r"\$\.systems"),
+        ({"slice": ""}, r"\$\.slice"),
+        ({"slices": {"warm": SliceReport(num_queries=2, num_pairs=0, note="", systems={})}}, r"\$\.slices\.warm"),
         ({"systems": {"towers": {"auc": Interval(0.5, 0.4, 0.6)}}}, "auc"),
         ({"systems": {"towers": {"ndcg@10": Interval(50.0, 40.0, 60.0)}}}, r"maximum of 1"),
         ({"latency_ms": {"rank": {"p50": 1.0}}}, "p99"),
@@ -133,20 +135,33 @@ def test_a_damaged_file_is_named(tmp_path: Path):
         read_report(path)
 
 
-def test_tables_show_value_interval_and_notes():
-    report = replace(small_report(), systems={"towers": small_report().systems["towers"]})
-    assert markdown_table(report, metrics=("ndcg@1", "recall@100")).splitlines() == [
-        "| system | ndcg@1 | recall@100 |",
-        "| --- | --- | --- |",
-        "| towers | 0.500 (0.250-0.750) | - |",
-        "",
-        "tiny, test, n = 4 queries, 95 % bootstrap intervals.",
-        "towers: on a stated sample of 2 queries.",
-    ]
-    assert text_table(report, metrics=("ndcg@1", "recall@100")).splitlines() == [
-        "system  ndcg@1               recall@100",
-        "---------------------------------------",
-        "towers  0.500 (0.250-0.750)  -",
-        "tiny, test, n = 4 queries, 95 % bootstrap intervals.",
-        "towers: on a stated sample of 2 queries.",
-    ]
+def test_slices_survive_the_file(tmp_path: Path):
+    values = query_metrics(ranked=RANKED, relevant=RELEVANT, ks=(1,))
+    comparison = compare_systems(
+        system="towers",
+        baseline="popularity",
+        metric="ndcg@1",
+        system_values=values,
+        baseline_values=values,
+        generator=np.random.default_rng(0),
+    )
+    part = SliceReport(
+        num_queries=4,
+        num_pairs=4,
+        note="who came back",
+        systems={"popularity": intervals(values, generator=np.random.default_rng(0))},
+        comparisons=(comparison,),
+    )
+    write_report(replace(small_report(), slices={"warm queries": part}), path=tmp_path / "report.json")
+    assert read_report(tmp_path / "report.json").slices == {"warm queries": part}
+
+
+def test_grades_weigh_in_ndcg_alone():
+    ranked, relevant = np.array([[2, 3]]), np.array([[3, 2, 4]])
+    graded = query_metrics(ranked=ranked, relevant=relevant, grades=np.array([[1.0, 3.0, 2.0]]), ks=(2,))
+    binary = query_metrics(ranked=ranked, relevant=relevant, ks=(2,))
+    # gains 3 and 1 of the best possible 3 and 2
+    assert graded["ndcg@2"][0] == pytest.approx((3 + 1 / np.log2(3)) / (3 + 2 / np.log2(3)))
+    assert binary["ndcg@2"][0] == pytest.approx(1.0)
+    for name in ("recall@2", "mrr@2", "hit_rate@2"):
+        assert graded[name] == binary[name]

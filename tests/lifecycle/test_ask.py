@@ -82,7 +82,11 @@ def address(server: Gateway) -> str:
 def test_a_reply_is_asked_for_by_query_length_and_instant(gateway: Callable[..., Gateway]) -> None:
     server = gateway(200, REPLY)
     assert ask_http("7", k=2, requested_at_ms=123, http=address(server)) == REPLY
-    assert server.asked == [{"query_id": "7", "k": 2, "requested_at_ms": 123}]
+    ask_http("anybody", k=2, requested_at_ms=None, http=address(server), text="french film")
+    assert server.asked == [
+        {"query_id": "7", "k": 2, "requested_at_ms": 123, "text": None},
+        {"query_id": "anybody", "k": 2, "requested_at_ms": None, "text": "french film"},
+    ]
 
 
 def test_where_nobody_answers_the_message_says_how_to_start_a_server() -> None:
@@ -120,11 +124,12 @@ def test_an_answer_of_the_fallback_is_marked_with_its_reason_and_has_no_scores()
     assert lines[1].split() == ["1.", "Ran"]
 
 
-def test_queries_are_asked_at_the_time_of_their_test_event(build_dataset: Callable[..., Dataset]) -> None:
+def test_queries_are_asked_at_the_time_of_their_first_test_event(build_dataset: Callable[..., Dataset]) -> None:
     events = [("q1", "a", 1, "train"), ("q1", "b", 2, "test"), ("q2", "a", 1, "train"), ("q2", "b", 3, "train")]
-    dataset = build_dataset([*events, ("q3", "b", 4.5, "test")], item_ids=["a", "b"])
-    asks = held_out_asks(dataset)
-    assert asks == [Ask("q1", 2 * DAY_MS), Ask("q3", round(4.5 * DAY_MS))]
+    later = [("q3", "b", 4.5, "test"), ("q3", "a", 6, "test"), ("q3", "b", 7, "test")]
+    asks = held_out_asks(build_dataset([*events, *later], item_ids=["a", "b"]))
+    # q3 asks before its first test event, and goes for both items, each named once
+    assert asks == [Ask("q1", 2 * DAY_MS, ("b",)), Ask("q3", round(4.5 * DAY_MS), ("b", "a"))]
 
 
 @pytest.mark.timeout(600)
@@ -134,7 +139,6 @@ def test_what_is_shown_names_the_history_the_held_out_item_and_both_answers(
     ask = next(one for one in held_out_asks(smoke_dataset) if one.query_id == "196")
     text = show(
         [ask],
-        dataset=smoke_dataset,
         store=smoke_store,
         release=smoke_pipeline.release,
         addresses=served,

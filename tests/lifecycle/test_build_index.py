@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from features.dataset import Dataset
 from lifecycle.build_index import build_indexes, embedding_space_hash
 from lifecycle.cuts import CUTS
+from lifecycle.train_towers import RECOMMENDABLE_FILE
 from towers.index.build import FlatBuilder
 from towers.index.search import ItemIndex
 
-# Padding, unknown, then five items, of which the third and the last were never chosen in the cut's events.
-ITEM_ID = np.array([0, 1, 2, 3, 1, 4, 1])
+# Padding, unknown, then five items, of which the third and the last cannot be recommended.
+RECOMMENDABLE = np.array([False, False, True, True, False, True, False])
 
 
 @pytest.fixture
@@ -21,8 +22,8 @@ def towers_dir(tmp_path: Path) -> Path:
     for cut in CUTS:
         arrays = tmp_path / "towers" / cut.name / "arrays"
         arrays.mkdir(parents=True)
-        np.save(arrays / "item_id.npy", ITEM_ID)
-        np.save(arrays / "item_embeddings.npy", generator.normal(size=(len(ITEM_ID), 3)).astype(np.float32))
+        np.save(arrays.parent / RECOMMENDABLE_FILE, RECOMMENDABLE)
+        np.save(arrays / "item_embeddings.npy", generator.normal(size=(len(RECOMMENDABLE), 3)).astype(np.float32))
         (arrays.parent / "query_tower.onnx").write_bytes(b"tower of " + cut.name.encode())
     return tmp_path / "towers"
 
@@ -39,10 +40,10 @@ def embeddings_of(directory: Path) -> NDArray[np.float32]:
     return embeddings
 
 
-def test_items_that_the_cut_does_not_know_are_not_found(index_dir: Path) -> None:
+def test_items_that_cannot_be_recommended_are_not_found(index_dir: Path) -> None:
     for cut in CUTS:
         found = ItemIndex.read(index_dir / f"{cut.name}.faiss").search(np.ones((1, 3), np.float32), k=5)
-        assert sorted(found.rows[0].tolist()) == [0, 0, 2, 3, 5]  # rows of the known items; 0 fills up
+        assert sorted(found.rows[0].tolist()) == [0, 0, 2, 3, 5]  # rows of the others; 0 fills up
 
 
 def test_a_cut_is_searched_by_its_own_embeddings(towers_dir: Path, index_dir: Path) -> None:

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from features.columns import FeatureColumns
 from features.dataset import Dataset
-from features.spec import FeatureColumns, TextLayout
-from features.statistics import ItemStatistics
+from features.pairs import ranker_feature_names
+from features.protocol import RequestProtocol
+from features.requests import PastRequests, each_event, each_stretch
+from features.spec import TextLayout
+from features.statistics import STATISTICS, ItemStatistics
 from features.text import TextTokenizer
-from features.transforms import item_inputs, ranker_feature_names
+from features.transforms import QueryInputs, item_inputs
 from lifecycle.candidates import Requests, StageOne
 from lifecycle.cuts import FOLD
 from lifecycle.train_towers import neighbour_tables
@@ -51,6 +55,7 @@ class MeanTower:
         history_mask: NDArray[np.bool_],
         query_categories: NDArray[np.int64],
         query_numbers: NDArray[np.float32],
+        query_tokens: NDArray[np.int64],
     ) -> NDArray[np.float32]:
         return (history_embeddings * history_mask[:, :, None]).mean(axis=1)
 
@@ -64,7 +69,7 @@ def dataset(build_dataset: Callable[..., Dataset]) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def stage_one(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> StageOne:
+def stage_one(dataset: Dataset, leave_one_out: RequestProtocol, tmp_path_factory: pytest.TempPathFactory) -> StageOne:
     """Fitted on the fold of EVENTS, once; later events come to be known, but not to the models."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "film": 4}, "[UNK]"))
@@ -81,33 +86,36 @@ def stage_one(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Sta
         catalogue=dataset.items.catalogue,
         items=item_inputs(dataset.items, spec=spec, vocabularies=vocabularies, tokenizer=TextTokenizer(path)),
         item_embeddings=embeddings,
-        statistics=ItemStatistics(ticks_at_ms=np.zeros(1, np.int64), values=np.zeros((1, 14, 6), np.float32)),
+        statistics=ItemStatistics(
+            ticks_at_ms=np.zeros(1, np.int64), values=np.zeros((1, 14, len(STATISTICS)), np.float32)
+        ),
         index=FlatBuilder().build(embeddings[2:], np.arange(2, len(embeddings))),
-        neighbours=neighbour_tables(dataset, FOLD),
-        special_tokens=(1, 2),
+        neighbours=neighbour_tables(dataset, leave_one_out, FOLD),
+        tokenizer=TextTokenizer(path),
     )
     return StageOne(cut=FOLD, stage1=stage1, models=MeanTower())  # type: ignore[arg-type]
 
 
-def asked(stage_one: StageOne, dataset: Dataset, *, num_candidates: int = 8) -> Requests:
-    return stage_one.ask(dataset, dataset.events.places(["ranking"]), num_candidates=num_candidates)
+def answered(stage_one: StageOne, dataset: Dataset, asked: PastRequests | None = None) -> Requests:
+    """The requests of the ranking events, unless others are given."""
+    return stage_one.ask(dataset, asked or each_event(dataset, "ranking"), num_candidates=8)
 
 
 def lists_of(stage_one: StageOne, dataset: Dataset, *, num_ranked: int = 5) -> RankerLists:
-    return stage_one.lists(dataset, asked(stage_one, dataset), num_ranked=num_ranked, relevance={})
+    return stage_one.lists(answered(stage_one, dataset), days=dataset.days(FOLD.splits), num_ranked=num_ranked)
 
 
 def test_a_request_is_a_query_strictly_before_its_event(stage_one: StageOne, dataset: Dataset) -> None:
-    requests = asked(stage_one, dataset)
+    requests = answered(stage_one, dataset)
     rows = dataset.event_rows()
-    for n, place in enumerate(requests.places):
-        assert requests.targets[n] == rows[place]
+    for n, place in enumerate(requests.asked.stops):
+        assert requests.asked.relevant[n].tolist() == [rows[place]]
         assert requests.inputs.requested_at_ms[n] == dataset.events.at_ms[place]
         assert requests.inputs.history_rows[n].tolist() == rows[place - 4 : place].tolist()
 
 
 def test_candidates_are_new_to_their_query(stage_one: StageOne, dataset: Dataset) -> None:
-    requests = asked(stage_one, dataset)
+    requests = answered(stage_one, dataset)
     for rows, seen in zip(requests.candidates.rows, requests.inputs.seen_rows, strict=True):
         found = rows[rows > 0]
         assert set(found) & set(seen) == set()
@@ -115,23 +123,60 @@ def test_candidates_are_new_to_their_query(stage_one: StageOne, dataset: Dataset
         assert rows[len(found) :].tolist() == [0, 0]
 
 
+def test_what_is_left_out_can_be_said(stage_one: StageOne, dataset: Dataset) -> None:
+    asked = each_event(dataset, "ranking")
+    everything = stage_one.ask(dataset, asked, num_candidates=12, excluded=np.zeros((3, 0), dtype=np.int64))
+    assert (np.sort(everything.candidates.rows) == np.arange(2, 14)).all()
+    two = stage_one.ask(dataset, asked, num_candidates=12, excluded=np.array([[2, 3], [4, 0], [0, 0]]))
+    assert [sorted(set(range(2, 14)) - set(rows.tolist())) for rows in two.candidates.rows] == [[2, 3], [4], []]
+    # What the query did is what it did, whatever is shown.
+    np.testing.assert_array_equal(two.inputs.seen_rows, everything.inputs.seen_rows)
+
+
 def test_some_of_the_requests_are_those_requests(stage_one: StageOne, dataset: Dataset) -> None:
-    requests, places = asked(stage_one, dataset), np.array([2, 0])
+    requests, places = answered(stage_one, dataset), np.array([2, 0])
     some = requests.take(places)
-    np.testing.assert_array_equal(some.places, requests.places[places])
-    np.testing.assert_array_equal(some.targets, requests.targets[places])
+    assert len(some) == 2
+    np.testing.assert_array_equal(some.asked.stops, requests.asked.stops[places])
+    np.testing.assert_array_equal(some.asked.relevant, requests.asked.relevant[places])
     np.testing.assert_array_equal(some.candidates.scores, requests.candidates.scores[places])
     np.testing.assert_array_equal(some.inputs.history_rows, requests.inputs.history_rows[places])
 
 
-def test_the_chosen_item_alone_is_relevant_by_its_grade(stage_one: StageOne, dataset: Dataset) -> None:
-    requests = asked(stage_one, dataset)
-    places = requests.places.tolist()
-    lists = stage_one.lists(dataset, requests, num_ranked=6, relevance={places[0]: 0.25, places[1]: 2.0})
-    # all six items that a query has not had are candidates, so the chosen one is among them
-    assert lists.relevance.sum(axis=1).tolist() == [0.25, 2.0, 1.0]
-    np.testing.assert_array_equal(lists.relevance > 0, lists.candidate_rows == requests.targets[:, None])
-    assert lists.num_relevant.tolist() == [1, 1, 1]
+def test_requests_are_answered_alike_together_and_in_parts(
+    stage_one: StageOne, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Histories of two and of four events, three queries each; without any, all items would be as near.
+    days = each_stretch(dataset, "train", days=1)
+    asked = days.take(np.flatnonzero(days.stops > dataset.events.offsets[days.queries]))
+    whole = answered(stage_one, dataset, asked)
+    assert whole.inputs.seen_rows.shape == (6, 4)
+    monkeypatch.setattr("lifecycle.candidates.ASKED_AT_ONCE", 2)
+    parts = answered(stage_one, dataset, asked)
+    np.testing.assert_array_equal(parts.candidates.rows, whole.candidates.rows)
+    np.testing.assert_allclose(parts.candidates.scores, whole.candidates.scores, rtol=1e-6)
+    for field in fields(QueryInputs):
+        np.testing.assert_array_equal(getattr(parts.inputs, field.name), getattr(whole.inputs, field.name))
+
+
+def test_every_chosen_candidate_is_relevant_by_its_grade(stage_one: StageOne, dataset: Dataset) -> None:
+    asked = each_event(dataset, "ranking")
+    rows = dataset.event_rows()[asked.stops]
+    # The first query chose two of the six items that it has not had, the second none that is shown.
+    others = next(row for row in range(2, 14) if row not in {rows[0], *asked.seen_rows(dataset)[0].tolist()})
+    several = replace(
+        asked,
+        relevant=np.array([[rows[0], others], [99, 0], [rows[2], 0]]),
+        grades=np.array([[0.25, 2.0], [1.0, 0.0], [1.0, 0.0]], dtype=np.float32),
+        had=np.zeros((3, 2), dtype=np.bool_),
+    )
+    lists = stage_one.lists(answered(stage_one, dataset, several), days=dataset.days(FOLD.splits), num_ranked=6)
+    graded = [
+        {int(row): float(grade) for row, grade in zip(*pair, strict=True) if grade}
+        for pair in zip(lists.candidate_rows, lists.relevance, strict=True)
+    ]
+    assert graded == [{rows[0]: 0.25, others: 2.0}, {}, {rows[2]: 1.0}]
+    assert lists.num_relevant.tolist() == [2, 1, 1]
 
 
 def test_a_list_is_the_first_of_the_candidates_and_keeps_a_chosen_item_beyond_it_out(
@@ -175,9 +220,11 @@ def test_what_happens_later_changes_no_earlier_list(
 ) -> None:
     longer = build_dataset([*EVENTS, *later], item_ids=ITEM_IDS)
     before = lists_of(stage_one, dataset)
-    at_ms = dataset.events.at_ms[dataset.events.places(["ranking"])][0]
-    same = np.flatnonzero((longer.events.splits == "ranking") & (longer.events.at_ms == at_ms))
-    after = stage_one.lists(longer, stage_one.ask(longer, same, num_candidates=8), num_ranked=5, relevance={})
+    asked = each_event(longer, "ranking")
+    same = asked.take(
+        np.flatnonzero(asked.requested_at_ms == dataset.events.at_ms[dataset.events.places(["ranking"])][0])
+    )
+    after = stage_one.lists(answered(stage_one, longer, same), days=longer.days(FOLD.splits), num_ranked=5)
     for field in fields(RankerLists):
         np.testing.assert_array_equal(getattr(after, field.name), getattr(before, field.name), err_msg=field.name)
 
@@ -192,6 +239,7 @@ def test_what_happened_before_does_change_it(
 def test_a_cut_of_a_run_opens_and_answers(smoke_run: Path, smoke_dataset: Dataset) -> None:
     demo = smoke_run / "demo"
     stage_one = StageOne.open(FOLD, towers_dir=demo / "towers", index_dir=demo / "index")
-    requests = stage_one.ask(smoke_dataset, smoke_dataset.events.places(["validation"])[:5], num_candidates=20)
+    asked = each_event(smoke_dataset, "validation").take(slice(5))
+    requests = stage_one.ask(smoke_dataset, asked, num_candidates=20)
     assert (requests.candidates.rows >= 2).all()
     assert np.isfinite(requests.candidates.scores).all()

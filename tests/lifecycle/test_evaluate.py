@@ -15,7 +15,8 @@ from serving.pipeline import Pipeline
 pytestmark = pytest.mark.timeout(600)
 
 SYSTEMS = {
-    *("popularity", "recent_popularity", "item_knn", "ease", "ease_recency", "transitions", "transitions_ease"),
+    *("popularity", "recent_popularity", "popularity_7d", "item_knn", "ease", "ease_recency", "transitions"),
+    *("transitions_ease", "ease_popularity_7d", "query_knn"),
     *("towers_no_refit", "towers", "towers_lightgbm", "towers_student", "towers_student_shuffled_texts"),
 }
 

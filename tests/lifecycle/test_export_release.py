@@ -43,6 +43,7 @@ def build_export(smoke_run: Path, smoke_dataset: Dataset) -> Callable[..., Expor
             "ranker_dir": demo / "ranker",
             "ranker": "student",
             "build_towers": refuse,
+            "text_checkpoint": "",
             "report": {},
             "settings": PipelineSettings(num_ranked=50),
             "parity_events": 5,

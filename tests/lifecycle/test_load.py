@@ -38,8 +38,10 @@ def test_a_refused_request_ends_the_loop_with_its_reason(served: Addresses, requ
 def test_nobody_at_the_address_is_said_at_once_by_however_many_clients() -> None:
     request = QueryFeatures(
         history_item_ids=[[]],
+        history_events=[[]],
         history_values=[[]],
         history_at_ms=[[]],
+        texts=[""],
         categories=[["F"]],
         numbers=[[30.0]],
         requested_at_ms=[0],

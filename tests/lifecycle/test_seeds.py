@@ -1,4 +1,6 @@
-from evaluation.report import Comparison, Report
+from dataclasses import replace
+
+from evaluation.report import Comparison, Report, SliceReport
 from evaluation.significance import Interval
 from lifecycle.seeds import seeds_table
 
@@ -43,3 +45,18 @@ def test_the_table_has_mean_and_range_and_counts_the_seeds_that_exclude_zero() -
         "towers - popularity, ndcg@10: +0.050 (+0.010 to +0.090), +0.080 (-0.010 to +0.170), "
         "-0.040 (-0.080 to -0.010); 0 excluded for 2 of 3 seeds"
     )
+
+
+def test_every_slice_has_its_own_table() -> None:
+    part = SliceReport(
+        num_queries=5, num_pairs=7, note="", systems={"towers": {"ndcg@10": Interval(0.2, 0.1, 0.3)}}, comparisons=()
+    )
+    better = replace(part, systems={"towers": {"ndcg@10": Interval(0.4, 0.3, 0.5)}})
+    reports = [replace(report(0.1, (0.0, -0.1, 0.1)), slices={"cold queries": own}) for own in (part, better)]
+    lines = seeds_table(reports, metrics=("ndcg@10",)).splitlines()
+    after = lines[lines.index("cold queries") + 1 :]
+    assert [line.split() for line in after] == [
+        ["system", "ndcg@10"],
+        ["towers", "0.300", "(0.200-0.400)"],
+        ["mean", "(lowest-highest)", "of", "2", "seeds"],
+    ]

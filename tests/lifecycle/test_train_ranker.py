@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 
 from features.dataset import Dataset
+from features.requests import each_event
 from lifecycle.candidates import StageOne
 from lifecycle.cuts import FOLD
 from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, TEACHER, check_num_ranked
@@ -27,9 +28,9 @@ def lists(smoke_run: Path, smoke_dataset: Dataset) -> RankerLists:
     """Five lists as the rankers learnt from."""
     demo = smoke_run / "demo"
     stage_one = StageOne.open(FOLD, towers_dir=demo / "towers", index_dir=demo / "index")
-    places = smoke_dataset.events.places(["ranking"])[:5]
-    requests = stage_one.ask(smoke_dataset, places, num_candidates=50)
-    return stage_one.lists(smoke_dataset, requests, num_ranked=50, relevance={})
+    asked = each_event(smoke_dataset, "ranking").take(slice(5))
+    requests = stage_one.ask(smoke_dataset, asked, num_candidates=50)
+    return stage_one.lists(requests, days=smoke_dataset.days(FOLD.splits), num_ranked=50)
 
 
 def test_every_part_is_there_and_none_is_partial(ranker_dir: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from features.dataset import Dataset
+from features.protocol import RequestProtocol
+from features.split import TimeSplit
 from lifecycle.cuts import CUTS, FOLD, REFIT
 from lifecycle.train_towers import EpochSeed, TowersTraining, item_counts, neighbour_tables, write_json
 from serving.retrieval import RETRIEVERS, Stage1
@@ -44,15 +46,17 @@ def test_items_are_counted_in_the_events_that_the_cut_knows(dataset: Dataset) ->
     assert item_counts(dataset, REFIT).tolist() == [0, 0, 2, 2, 1, 1, 0]
 
 
-def test_neighbours_are_fitted_on_the_events_that_the_cut_knows(dataset: Dataset) -> None:
+def test_neighbours_are_fitted_on_the_events_that_the_cut_knows(
+    dataset: Dataset, leave_one_out: RequestProtocol
+) -> None:
     for cut, known in ((FOLD, {2, 3}), (REFIT, {2, 3, 4, 5})):
-        tables = neighbour_tables(dataset, cut)
+        tables = neighbour_tables(dataset, leave_one_out, cut)
         assert list(tables) == list(RETRIEVERS[1:])
         for table in tables.values():
             assert table.num_rows == 7
             assert set(table.indices.tolist()) <= known
     # After a came b, in both queries and directly, so b follows a and a does not follow b.
-    transitions = neighbour_tables(dataset, FOLD)["transitions"]
+    transitions = neighbour_tables(dataset, leave_one_out, FOLD)["transitions"]
     one = np.ones((1, 1), dtype=np.float32)
     after_a, after_b = (
         transitions.score_candidates(history_rows=np.array([[row]]), candidate_rows=np.array([[2, 3]]), weights=one)
@@ -60,6 +64,13 @@ def test_neighbours_are_fitted_on_the_events_that_the_cut_knows(dataset: Dataset
     )
     assert after_a[0, 0] == 0 < after_a[0, 1]
     assert after_b.tolist() == [[0.0, 0.0]]
+
+
+def test_items_that_cannot_be_recommended_are_nobodys_neighbours(dataset: Dataset) -> None:
+    # Two queries had a and b; what the refit knows of c and d is one query each.
+    protocol = RequestProtocol(split=TimeSplit(), repeats=True, min_item_queries=2)
+    for table in neighbour_tables(dataset, protocol, REFIT).values():
+        assert set(table.indices.tolist()) <= {2, 3}
 
 
 def test_a_cut_that_is_complete_is_kept_when_a_killed_run_goes_on(tmp_path: Path) -> None:

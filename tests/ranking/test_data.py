@@ -88,6 +88,20 @@ def test_negatives_come_from_what_the_teacher_scored() -> None:
     assert len(set(places[1, 1:])) == 4  # nothing was scored there, so all others may be drawn
 
 
+def test_of_several_relevant_candidates_one_that_the_teacher_scored_is_drawn() -> None:
+    # Relevant at 0, 1 and 2 of two lists; the teacher scored 1 and 5 of the first, and 3 and 4 of the second.
+    relevance = np.zeros((2, 8), dtype=np.float32)
+    relevance[:, :3] = 1.0
+    scored = np.zeros((2, 8), dtype=np.bool_)
+    scored[0, [1, 5]], scored[1, [3, 4]] = True, True
+    lists, generator = lists_of(np.tile(np.arange(2, 10), (2, 1)), relevance), np.random.default_rng(0)
+
+    drawn = [lists.samples(num_negatives=2, generator=generator, scored=scored)[1] for _ in range(30)]
+
+    assert {int(places[0, 0]) for places in drawn} == {1}
+    assert {int(places[1, 0]) for places in drawn} == {0, 1, 2}  # none is scored, so each may be drawn
+
+
 def test_all_negatives_are_equally_likely() -> None:
     # one relevant candidate behind 40 others: the first 10 get a quarter of the draws
     relevance = np.zeros((1, 41), dtype=np.float32)
