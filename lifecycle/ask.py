@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from evaluation.latency import summarise_ms
 from features.dataset import Dataset
-from features.online_store import OnlineStore
+from features.stores.online_store import OnlineStore
 from lifecycle.serve import Addresses
 from serving.answers import Answer
 from serving.client import RecommendClient

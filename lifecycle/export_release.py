@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from features.dataset import Dataset
-from features.materialize import materialize
-from features.offline_store import write_query_states
-from features.online_settings import OnlineSettings
 from features.spec import FeatureSpec
 from features.statistics import STATISTICS
+from features.stores.materialize import materialize
+from features.stores.offline_store import write_query_states
+from features.stores.online_settings import OnlineSettings
 from features.transforms import RankerInputs
 from features.vocab import FIRST
 from lifecycle.build_index import embedding_space_hash

@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from features.dataset import Dataset
-from features.feature_files import write_rows
-from features.materialize import materialize
-from features.online_store import OnlineStore
-from features.query_states import QueryStates
 from features.spec import FeatureSpec
-from features.state_rows import BEFORE_ALL, QUERY_ID, StateColumns
-from features.state_writer import StateWriter
 from features.statistics import STATISTICS, ItemStatistics
+from features.stores.feature_files import write_rows
+from features.stores.materialize import materialize
+from features.stores.online_store import OnlineStore
+from features.stores.query_states import QueryStates
+from features.stores.state_rows import BEFORE_ALL, QUERY_ID, StateColumns
+from features.stores.state_writer import StateWriter
 from features.transforms import QueryFeatures, ranker_inputs
 from lifecycle.parity_requests import Asked
 from lifecycle.refresh import item_days, refresh_release

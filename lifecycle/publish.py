@@ -8,8 +8,8 @@ import json
 import logging
 from pathlib import Path
 
-from features.online_settings import OnlineSettings
 from features.spec import FeatureSpec
+from features.stores.online_settings import OnlineSettings
 from lifecycle.export_release import materialize_queries
 from serving.model_repository import build_model_repository
 from serving.registry import register_release

@@ -1,7 +1,7 @@
 """The job of a refresh tick: a release delta with the items' new aggregates, and the queries' new states online.
 
 Owns which tick is the newest finished one, and that doing it twice changes nothing. Deltas are serving/deltas.py's, the
-online store is features/online_store.py's; servers take both up by themselves.
+online store is features/stores/online_store.py's; servers take both up by themselves.
 """
 
 import tempfile
@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 
 from features.catalogue import Catalogue
 from features.dataset import Dataset
-from features.offline_store import write_query_states
 from features.spec import DAY_MS, FeatureSpec
 from features.split import SPLITS
-from features.state_writer import materialize_new
 from features.statistics import ItemDays, ItemStatistics
+from features.stores.offline_store import write_query_states
+from features.stores.state_writer import materialize_new
 from features.vocab import FIRST
 from lifecycle.steps import exclusive
 from serving.release import Release

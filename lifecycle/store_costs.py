@@ -16,17 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.columns import FeatureColumns
-from features.feast_process import own_duckdb, quiet_feast
-from features.feast_repository import open_repository
-from features.feature_files import write_rows
-from features.materialize import STATES, materialize, remove_store
-from features.online_settings import OnlineSettings
-from features.online_store import OnlineStore
-from features.query_states import QueryStates
 from features.spec import TextLayout
-from features.state_rows import EVENT_TIMESTAMP, StateColumns
-from features.state_writer import StateWriter
-from features.store_versions import current_version
+from features.stores.feast_process import own_duckdb, quiet_feast
+from features.stores.feast_repository import open_repository
+from features.stores.feature_files import write_rows
+from features.stores.materialize import STATES, materialize, remove_store
+from features.stores.online_settings import OnlineSettings
+from features.stores.online_store import OnlineStore
+from features.stores.query_states import QueryStates
+from features.stores.state_rows import EVENT_TIMESTAMP, StateColumns
+from features.stores.state_writer import StateWriter
+from features.stores.store_versions import current_version
 
 SPEC = FeatureColumns(
     query_categories=("gender", "occupation"),

@@ -11,7 +11,7 @@ import hydra
 from composed import build
 from omegaconf import DictConfig
 
-from features.online_settings import OnlineSettings
+from features.stores.online_settings import OnlineSettings
 from lifecycle.entry import plain_errors
 from lifecycle.store_costs import store_costs
 

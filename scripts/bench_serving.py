@@ -12,7 +12,7 @@ import numpy as np
 from composed import dataset_of
 from omegaconf import DictConfig
 
-from features.online_store import OnlineStore
+from features.stores.online_store import OnlineStore
 from lifecycle.ask import held_out_asks
 from lifecycle.entry import plain_errors
 from lifecycle.load import closed_loop

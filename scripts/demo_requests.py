@@ -11,7 +11,7 @@ from composed import dataset_of
 from omegaconf import DictConfig
 
 from evaluation.latency import smallest_sample
-from features.online_store import OnlineStore
+from features.stores.online_store import OnlineStore
 from lifecycle.ask import held_out_asks, measure_latency, show
 from lifecycle.entry import plain_errors
 from lifecycle.report import finish_report

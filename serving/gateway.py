@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from features.errors import FeaturesError
-from features.online_store import OnlineStore
+from features.stores.online_store import OnlineStore
 from serving.body_limit import BodyLimit
 from serving.client import AsyncRecommendClient
 from serving.engine import Engine, InProcessEngine

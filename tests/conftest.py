@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from features.dataset import Dataset
-from features.online_store import OnlineStore
+from features.stores.online_store import OnlineStore
 from lifecycle.serve import Addresses, ServeSettings, serve_settings, serving
 from serving.pipeline import Pipeline
 

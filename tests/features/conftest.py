@@ -8,9 +8,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from features.columns import FeatureColumns
-from features.offline_store import write_query_states
-from features.online_settings import OnlineSettings, RedisSettings
 from features.spec import FeatureSpec, TextLayout
+from features.stores.offline_store import write_query_states
+from features.stores.online_settings import OnlineSettings, RedisSettings
 from features.text import TextTokenizer
 from serving import child_process
 

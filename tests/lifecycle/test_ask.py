@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from features.dataset import Dataset
-from features.online_store import OnlineStore
 from features.spec import DAY_MS
+from features.stores.online_store import OnlineStore
 from lifecycle.ask import Ask, ask_http, held_out_asks, measure_latency, reply_text, show
 from lifecycle.serve import Addresses
 from serving.answers import STAGES

@@ -10,8 +10,8 @@ import pytest
 
 from evaluation.report import read_report
 from features.dataset import Dataset
-from features.online_store import OnlineStore
 from features.spec import DAY_MS
+from features.stores.online_store import OnlineStore
 from lifecycle.build_index import embedding_space_hash
 from lifecycle.cuts import REFIT
 from lifecycle.export_release import TRAINING_ONLY, Export

@@ -1,7 +1,7 @@
 import pytest
 
 from features.dataset import Dataset
-from features.online_store import OnlineStore
+from features.stores.online_store import OnlineStore
 from features.transforms import QueryFeatures
 from lifecycle.ask import held_out_asks
 from lifecycle.load import closed_loop

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from features.online_store import OnlineStore
+from features.stores.online_store import OnlineStore
 from lifecycle.publish import publish
 from lifecycle.serve import ServeSettings
 from serving.errors import ReleaseDamaged

@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.catalogue import Catalogue
-from features.materialize import materialize
-from features.offline_store import write_query_states
-from features.online_store import OnlineStore
 from features.spec import DAY_MS
 from features.split import SPLITS
 from features.statistics import STATISTICS
+from features.stores.materialize import materialize
+from features.stores.offline_store import write_query_states
+from features.stores.online_store import OnlineStore
 from features.vocab import FIRST
 from lifecycle.refresh import Refreshed, item_days, newest_tick, refresh
 from lifecycle.steps import Occupied, exclusive

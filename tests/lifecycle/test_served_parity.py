@@ -8,8 +8,8 @@ import pytest
 
 from evaluation.errors import ParityFailed
 from features.dataset import Dataset
-from features.online_store import OnlineStore
 from features.spec import DAY_MS
+from features.stores.online_store import OnlineStore
 from lifecycle.ask import held_out_asks
 from lifecycle.serve import ServeSettings
 from lifecycle.served_parity import ServedParity, check_served_log

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from features.online_settings import OnlineSettings
+from features.stores.online_settings import OnlineSettings
 from lifecycle.store_costs import made_states, store_costs
 
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from features.dataset import Dataset
-from features.online_store import OnlineStore
+from features.stores.online_store import OnlineStore
 from features.transforms import QueryFeatures
 from lifecycle.ask import Ask, held_out_asks
 from lifecycle.serve import Addresses, ServeSettings

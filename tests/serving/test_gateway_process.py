@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from features.materialize import materialize
-from features.offline_store import write_query_states
-from features.state_rows import StateColumns
+from features.stores.materialize import materialize
+from features.stores.offline_store import write_query_states
+from features.stores.state_rows import StateColumns
 from serving.errors import ServerFailed
 from serving.gateway_process import GatewayProcess
 from serving.pipeline import Pipeline

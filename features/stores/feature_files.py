@@ -44,6 +44,6 @@ def read_spec(path: Path) -> FeatureSpec:
     except (KeyError, TypeError, ValueError, FeaturesError) as error:
         raise SchemaMismatch(
             f"expected {path} to say for which feature spec its rows are; it has the columns {', '.join(schema.names)} "
-            f"and no spec that this code reads ({error}); write it again with features.offline_store or "
-            "features.item_tables"
+            f"and no spec that this code reads ({error}); write it again with features.stores.offline_store or "
+            "features.stores.item_tables"
         ) from error

@@ -5,9 +5,9 @@ import pytest
 
 from features.columns import FeatureColumns
 from features.errors import FeaturesError
-from features.packing import History, pack_history
 from features.spec import TextLayout
-from features.state_rows import StateColumns, decode_states
+from features.stores.packing import History, pack_history
+from features.stores.state_rows import StateColumns, decode_states
 
 COLUMNS = StateColumns(categories=("gender",), numbers=("age",), text="says")
 

@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from features.errors import FeaturesError
-from features.feast_repository import (
+from features.spec import FeatureSpec
+from features.statistics import STATISTICS
+from features.stores.feast_repository import (
     ITEM_SERVICE,
     ITEM_STATISTICS,
     QUERY_SERVICE,
@@ -24,12 +26,10 @@ from features.feast_repository import (
     TRAINING_SERVICE,
     Sources,
 )
-from features.feature_files import read_spec, write_rows
-from features.point_in_time import point_in_time_join
-from features.query_states import MICROSECONDS, QueryStates
-from features.spec import FeatureSpec
-from features.state_rows import EVENT_TIMESTAMP, INSTANT, POSITION, QUERY_ID, StateColumns, decode_states
-from features.statistics import STATISTICS
+from features.stores.feature_files import read_spec, write_rows
+from features.stores.point_in_time import point_in_time_join
+from features.stores.query_states import MICROSECONDS, QueryStates
+from features.stores.state_rows import EVENT_TIMESTAMP, INSTANT, POSITION, QUERY_ID, StateColumns, decode_states
 from features.transforms import QueryFeatures
 from features.vocab import ITEM_ID
 

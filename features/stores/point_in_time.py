@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from features.feast_process import own_duckdb, quiet_feast
-from features.feast_repository import QUERY_STATE, Sources, create_repository
-from features.online_settings import OnlineSettings
 from features.spec import FeatureSpec
-from features.state_rows import QUERY_ID
+from features.stores.feast_process import own_duckdb, quiet_feast
+from features.stores.feast_repository import QUERY_STATE, Sources, create_repository
+from features.stores.online_settings import OnlineSettings
+from features.stores.state_rows import QUERY_ID
 from features.vocab import ITEM_ID
 
 REQUEST = "request"

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 
 from features.errors import FeaturesError, SchemaMismatch
-from features.packing import unpack_history
-from features.query_states import QueryStates
-from features.state_rows import StateColumns
+from features.stores.packing import unpack_history
+from features.stores.query_states import QueryStates
+from features.stores.state_rows import StateColumns
 
 COLUMNS = StateColumns(categories=("gender",), numbers=("age",), text="says")
 QUERIES = pa.table(

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from features.errors import FeaturesError, StoreUnavailable
-from features.feast_process import import_feast, quiet_feast
-from features.item_tables import FactColumns, statistics_schema
-from features.online_settings import PASSWORD_VARIABLE, OnlineSettings, with_password
 from features.spec import FeatureSpec
-from features.state_rows import CREATED, EVENT_TIMESTAMP, QUERY_ID, StateColumns
+from features.stores.feast_process import import_feast, quiet_feast
+from features.stores.item_tables import FactColumns, statistics_schema
+from features.stores.online_settings import PASSWORD_VARIABLE, OnlineSettings, with_password
+from features.stores.state_rows import CREATED, EVENT_TIMESTAMP, QUERY_ID, StateColumns
 from features.vocab import ITEM_ID
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import pytest
 from redis import Redis
 
 from features.errors import FeaturesError, SchemaMismatch, StoreUnavailable
-from features.materialize import materialize, remove_store
-from features.online_settings import PASSWORD_VARIABLE, OnlineSettings, RedisSettings
-from features.online_store import OnlineStore
+from features.stores.materialize import materialize, remove_store
+from features.stores.online_settings import PASSWORD_VARIABLE, OnlineSettings, RedisSettings
+from features.stores.online_store import OnlineStore
 from serving import child_process
 
 WriteStates = Callable[..., Path]
@@ -109,9 +109,9 @@ def test_a_failed_materialisation_leaves_the_current_version(
 
 KILLED = """
 import json, os, pathlib, signal, sys
-from features.feast_process import import_feast
-from features.materialize import materialize
-from features.online_settings import OnlineSettings, RedisSettings
+from features.stores.feast_process import import_feast
+from features.stores.materialize import materialize
+from features.stores.online_settings import OnlineSettings, RedisSettings
 
 import_feast()
 from feast.infra.online_stores.redis import RedisOnlineStore
@@ -135,7 +135,7 @@ def test_what_a_killed_materialisation_left_in_a_redis_goes_with_the_next_one(
     repo_dir = tmp_path / "store"
     first = materialize(repo_dir, states=states, online=online).version
     command = [sys.executable, "-c", KILLED, str(repo_dir), str(states), str(settings.port)]
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}
     assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
     left = keys_of(settings)
     # Half of 41 queries were written under another name than the one that is read.

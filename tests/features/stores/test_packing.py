@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.errors import FeaturesError
-from features.packing import MAX_EVENTS, MAX_NAME_BYTES, History, HistoryColumns, pack_history, unpack_history
+from features.stores.packing import MAX_EVENTS, MAX_NAME_BYTES, History, HistoryColumns, pack_history, unpack_history
 
 INT64 = st.integers(min_value=-(2**63), max_value=2**63 - 1)
 NAME = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from features.errors import FeaturesError
-from features.online_settings import PASSWORD_VARIABLE, OnlineSettings, RedisSettings, with_password
+from features.stores.online_settings import PASSWORD_VARIABLE, OnlineSettings, RedisSettings, with_password
 
 
 def test_a_redis_is_named_as_feast_wants_it_and_a_command_is_tried_once() -> None:

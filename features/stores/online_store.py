@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from features.errors import FeaturesError, StoreUnavailable
-from features.feast_repository import QUERY_SERVICE, Repository, open_repository
-from features.state_rows import QUERY_ID, STATE_AT_MS, StateColumns, decode_states
-from features.store_versions import current_version
+from features.stores.feast_repository import QUERY_SERVICE, Repository, open_repository
+from features.stores.state_rows import QUERY_ID, STATE_AT_MS, StateColumns, decode_states
+from features.stores.store_versions import current_version
 from features.transforms import QueryFeatures
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from typing import Any, Self
 import pyarrow as pa
 
 from features.errors import FeaturesError
-from features.packing import History, unpack_history
 from features.spec import FeatureSpec
+from features.stores.packing import History, unpack_history
 from features.transforms import QueryFeatures
 
 QUERY_ID = "query_id"

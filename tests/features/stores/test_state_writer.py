@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.errors import FeaturesError, SchemaMismatch, StoreUnavailable
-from features.materialize import materialize
-from features.online_settings import OnlineSettings, RedisSettings
-from features.online_store import OnlineStore
 from features.spec import FeatureSpec
-from features.state_writer import Added, StateWriter, materialize_new
+from features.stores.materialize import materialize
+from features.stores.online_settings import OnlineSettings, RedisSettings
+from features.stores.online_store import OnlineStore
+from features.stores.state_writer import Added, StateWriter, materialize_new
 from serving import child_process
 
 WriteStates = Callable[..., Path]
@@ -156,7 +156,7 @@ def test_threads_read_each_query_whole_while_it_is_written(whole_log: pa.Table, 
 WRITES = """
 import pathlib, sys
 import pyarrow.parquet as pq
-import features.state_writer as state_writer
+import features.stores.state_writer as state_writer
 
 state_writer.QUERIES_A_WRITE = 40
 repo_dir, states = map(pathlib.Path, sys.argv[1:])
@@ -177,7 +177,7 @@ def test_a_killed_writer_leaves_each_query_with_one_whole_state(
     states = write_states(tmp_path / "states", num_queries=400, num_events=40)
     repo_dir = tmp_path / "store"
     materialize(repo_dir, states=first, online=online)
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}
     command = [sys.executable, "-c", WRITES, str(repo_dir), str(states)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

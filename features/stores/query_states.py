@@ -26,8 +26,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from features.errors import FeaturesError, SchemaMismatch
-from features.packing import HistoryColumns
-from features.state_rows import (
+from features.stores.packing import HistoryColumns
+from features.stores.state_rows import (
     BEFORE_ALL,
     CREATED,
     EVENT_TIMESTAMP,

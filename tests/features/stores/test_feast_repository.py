@@ -7,7 +7,9 @@ import pytest
 from features.catalogue import Catalogue, ItemColumns
 from features.columns import FeatureColumns
 from features.errors import FeaturesError
-from features.feast_repository import (
+from features.spec import DAY_MS, FeatureSpec, TextLayout
+from features.statistics import STATISTICS, ItemDays
+from features.stores.feast_repository import (
     ITEM_FACTS,
     ITEM_STATISTICS,
     QUERY_STATE,
@@ -16,12 +18,10 @@ from features.feast_repository import (
     create_repository,
     open_repository,
 )
-from features.feature_files import write_rows
-from features.item_tables import write_item_facts, write_item_statistics
-from features.online_settings import OnlineSettings
-from features.spec import DAY_MS, FeatureSpec, TextLayout
-from features.state_rows import StateColumns
-from features.statistics import STATISTICS, ItemDays
+from features.stores.feature_files import write_rows
+from features.stores.item_tables import write_item_facts, write_item_statistics
+from features.stores.online_settings import OnlineSettings
+from features.stores.state_rows import StateColumns
 
 SPEC = FeatureColumns(
     query_text="says",

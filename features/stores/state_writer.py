@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import SchemaMismatch
-from features.feast_process import quiet_feast
-from features.feast_repository import QUERY_STATE, Repository, open_repository
-from features.feature_files import read_spec
-from features.state_rows import POSITION, QUERY_ID, STATE_AT_MS
-from features.store_versions import current_version, one_writer
+from features.stores.feast_process import quiet_feast
+from features.stores.feast_repository import QUERY_STATE, Repository, open_repository
+from features.stores.feature_files import read_spec
+from features.stores.state_rows import POSITION, QUERY_ID, STATE_AT_MS
+from features.stores.store_versions import current_version, one_writer
 
 # A transaction of sqlite's that is larger than its cache keeps readers waiting until it ends.
 QUERIES_A_WRITE = 500

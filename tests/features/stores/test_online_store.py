@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from features.errors import FeaturesError, StoreUnavailable
-from features.materialize import materialize
-from features.offline_store import historical_features
-from features.online_settings import OnlineSettings, RedisSettings
-from features.online_store import OnlineStore
 from features.spec import FeatureSpec
-from features.state_rows import StateColumns
+from features.stores.materialize import materialize
+from features.stores.offline_store import historical_features
+from features.stores.online_settings import OnlineSettings, RedisSettings
+from features.stores.online_store import OnlineStore
+from features.stores.state_rows import StateColumns
 from serving import child_process
 
 WriteStates = Callable[..., Path]
@@ -164,8 +164,8 @@ def tell(event, arguments):
         print("asked the network:", event, arguments[1:], flush=True)
 
 sys.addaudithook(tell)
-from features.materialize import materialize
-from features.online_store import OnlineStore
+from features.stores.materialize import materialize
+from features.stores.online_store import OnlineStore
 
 print("feast" in sys.modules)
 repo_dir, states = map(pathlib.Path, sys.argv[1:])
@@ -178,7 +178,7 @@ print([name for name in os.environ if name.startswith("PROMETHEUS")])
 def test_feast_is_imported_late_and_leaves_network_output_and_environment_alone(states: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FIRST_READ, str(tmp_path), str(states)],
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
         check=False,

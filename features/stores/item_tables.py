@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from features.catalogue import Catalogue, ItemColumns
 from features.errors import FeaturesError
-from features.feature_files import write_rows
 from features.spec import DAY_MS, FeatureSpec
-from features.state_rows import CREATED, EVENT_TIMESTAMP, INSTANT
 from features.statistics import STATISTICS, ItemDays
+from features.stores.feature_files import write_rows
+from features.stores.state_rows import CREATED, EVENT_TIMESTAMP, INSTANT
 from features.vocab import FIRST, ITEM_ID
 
 INSTANTS = ((EVENT_TIMESTAMP, INSTANT), (CREATED, INSTANT))
@@ -135,7 +135,7 @@ def write_item_statistics(
     if len(wrong):
         raise FeaturesError(
             f"expected ticks at multiples of {spec.tick_ms} ms; got {wrong[0]}; round requests down to ticks "
-            "with features.item_tables.ticks_of"
+            "with features.stores.item_tables.ticks_of"
         )
     created_at_ms = ticks_at_ms if computed_at_ms is None else computed_at_ms
     item_ids = pa.array(catalogue.item_ids, pa.string())

@@ -21,14 +21,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.errors import FeaturesError, StoreUnavailable
-from features.feast_process import own_duckdb, quiet_feast
-from features.feast_repository import PROJECT, QUERY_STATE, Sources, create_repository, remove_repository
-from features.feature_files import read_spec
-from features.online_settings import OnlineSettings
-from features.query_states import MICROSECONDS
 from features.spec import FeatureSpec
-from features.state_rows import EVENT_TIMESTAMP, QUERY_ID, STATE_AT_MS
-from features.store_versions import VERSIONS, new_version, one_writer, point_to, unread_versions
+from features.stores.feast_process import own_duckdb, quiet_feast
+from features.stores.feast_repository import PROJECT, QUERY_STATE, Sources, create_repository, remove_repository
+from features.stores.feature_files import read_spec
+from features.stores.online_settings import OnlineSettings
+from features.stores.query_states import MICROSECONDS
+from features.stores.state_rows import EVENT_TIMESTAMP, QUERY_ID, STATE_AT_MS
+from features.stores.store_versions import VERSIONS, new_version, one_writer, point_to, unread_versions
 
 logger = logging.getLogger(__name__)
 

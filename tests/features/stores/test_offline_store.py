@@ -10,8 +10,8 @@ import pytest
 
 from features.columns import FeatureColumns
 from features.errors import FeaturesError, SchemaMismatch
-from features.offline_store import historical_features, write_query_states
 from features.spec import TextLayout
+from features.stores.offline_store import historical_features, write_query_states
 
 HISTORY_LENGTH = 4
 SPEC = FeatureColumns(
@@ -131,7 +131,7 @@ def slow_length(log: tuple[pa.Table, pa.Table], query_id: str, at_ms: int) -> in
 def test_requests_in_many_portions_are_answered_in_their_order(
     states: Path, log: tuple[pa.Table, pa.Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("features.point_in_time.PAIRS_A_JOIN", 30)
+    monkeypatch.setattr("features.stores.point_in_time.PAIRS_A_JOIN", 30)
     requests = [(f"q{q}", START_AT_MS + at_ms, None) for at_ms in (9, 3, 6) for q in (4, 0, 2, 0)]
     assert_features_are_slow_ones(states, log, requests)
 

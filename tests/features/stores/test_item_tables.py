@@ -13,19 +13,19 @@ from features.catalogue import Catalogue, ItemColumns
 from features.columns import FeatureColumns
 from features.dataset import Dataset
 from features.errors import FeaturesError, SchemaMismatch
-from features.item_tables import FactColumns, ticks_of, write_item_facts, write_item_statistics
-from features.offline_store import (
+from features.prepare import prepare
+from features.spec import DAY_MS, FeatureSpec, TextLayout
+from features.statistics import STATISTICS, ItemDays, ItemStatistics
+from features.stores.item_tables import FactColumns, ticks_of, write_item_facts, write_item_statistics
+from features.stores.offline_store import (
     historical_items,
     historical_statistics,
     training_rows,
     write_query_states,
 )
-from features.prepare import prepare
-from features.spec import DAY_MS, FeatureSpec, TextLayout
-from features.statistics import STATISTICS, ItemDays, ItemStatistics
 from features.vocab import FIRST
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 COLUMNS = FeatureColumns(
     query_categories=(),
     query_numbers=(),
