@@ -55,10 +55,17 @@ class NumberScale:
 
     @classmethod
     def fit(cls, values: NDArray[np.float64]) -> Self:
-        """Fit on the finite values; without any, the identity."""
+        """Fit on the finite values but their outliers; without any value, the identity.
+
+        What lies outside the inner 99 % counts as the edge of these: one price of a billion would else put all others
+        into one place.
+        """
         finite = values[np.isfinite(values)]
         if finite.size == 0:
             return cls(mean=0.0, deviation=1.0)
+        # Edges that are values: between two values an interpolation may overflow, and rounds.
+        low, high = np.quantile(finite, [0.005, 0.995], method="nearest")
+        finite = np.clip(finite, low, high)
         mean, deviation = float(finite.mean()), float(finite.std())
         # The mean of equal values can miss them by its rounding error, and their deviation is then that error, not 0.
         return cls(mean=mean, deviation=deviation if deviation > 1e-12 * abs(mean) else 1.0)

@@ -52,6 +52,8 @@ COLUMNS = {
 EVENT = "purchase"
 # Ounces of weight and fluid ounces are one number here: both say how big a package is.
 OUNCES = {"OZ": 1.0, "LB": 16.0, "PT": 16.0, "QT": 32.0, "GAL": 128.0, "L": 33.814, "ML": 0.033814}
+# 13 sizes have a code before them (`83718713 OZ` of shampoo); the largest that is one is 50 gallons.
+LARGEST_OUNCES = 6_400.0
 SIZE = rf"^\s*(?P<number>\d*\.?\d+)\s*(?P<unit>{'|'.join(OUNCES)})\s*$"
 
 
@@ -161,10 +163,12 @@ def _items(products: pa.Table) -> pa.Table:
 
 
 def _ounces(sizes: pa.ChunkedArray) -> pa.ChunkedArray:
-    """`16 OZ`, `2 L` and the like as a number; null for counts, lengths and packs of packs."""
+    """`16 OZ`, `2 L` and the like as a number; null for counts, lengths, packs of packs and what is no size."""
     parts = pc.extract_regex(sizes, SIZE)
     place = pc.index_in(pc.struct_field(parts, "unit"), value_set=pa.array(list(OUNCES)))
-    return pc.multiply(pc.struct_field(parts, "number").cast(pa.float64()), pc.take(pa.array(OUNCES.values()), place))
+    number = pc.struct_field(parts, "number").cast(pa.float64())
+    ounces = pc.multiply(number, pc.take(pa.array(OUNCES.values()), place))
+    return pc.if_else(pc.less_equal(ounces, LARGEST_OUNCES), ounces, None)
 
 
 def _queries(households: pa.Table) -> pa.Table:

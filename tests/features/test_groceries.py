@@ -124,6 +124,8 @@ def test_households_without_an_answer_or_without_a_questionnaire_miss_it(raw):
         ("6 CT", None),
         ("6 PK/12 OZ", None),
         ("CTN", None),
+        ("50 GAL", 6400.0),
+        ("83718713 OZ", None),  # of shampoo: a code stands before the size
     ],
 )
 def test_a_size_in_ounces_litres_and_the_like_is_a_number_and_any_other_is_none(tmp_path, size, ounces):

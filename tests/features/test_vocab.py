@@ -57,6 +57,13 @@ def test_a_number_is_scaled_by_mean_and_deviation():
     np.testing.assert_allclose(scale.scale(np.array([20.0, 30.0])), [0.0, 1.2247449], rtol=1e-6)
 
 
+def test_one_absurd_number_moves_the_scale_of_the_others_by_little():
+    prices = np.arange(1.0, 1001.0)  # mean 500.5, deviation 288.7
+    scale = NumberScale.fit(np.append(prices, 8e7))
+    assert scale.mean == pytest.approx(500.5, rel=0.01)
+    assert scale.deviation == pytest.approx(288.7, rel=0.01)
+
+
 def test_a_missing_number_becomes_the_mean_and_a_wild_one_stays_within_five_deviations():
     scaled = NumberScale(mean=20.0, deviation=2.0).scale(np.array([np.nan, np.inf, -np.inf, 1e9, -1e9]))
     assert scaled.tolist() == [0.0, 0.0, 0.0, 5.0, -5.0]
