@@ -9,14 +9,19 @@ import re
 import sys
 from pathlib import Path
 
+from environments import EXTRAS
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements"
-LOCKS = ("cpu", "gpu", "triton-cpu", "triton-gpu")  # <name>.lock is made from <name>.in
-CPU_LOCKS = ("cpu", "triton-cpu")
-SAME_VERSIONS = (("cpu", "gpu"), ("triton-cpu", "triton-gpu"))  # whatever both hold is held in one version
+LOCKS = ("cpu", "gpu", "triton-cpu", "triton-gpu", *EXTRAS)  # <name>.lock is made from <name>.in
+CPU_LOCKS = ("cpu", "triton-cpu", *EXTRAS)  # installed where no GPU is
+# Whatever both hold is held in one version. An extra is installed on top of either lock of .venv.
+SAME_VERSIONS = (
+    *(("cpu", "gpu"), ("triton-cpu", "triton-gpu")),
+    *((base, extra) for extra in EXTRAS for base in ("cpu", "gpu")),
+)
 # What .venv writes (ONNX files, indexes, tokenizers) .venv-triton reads, with the same release of the same library.
 SAME_LIBRARIES = (
     ("cpu", "triton-cpu", ("faiss-cpu", "onnxruntime", "tokenizers")),
@@ -64,12 +69,14 @@ def is_accelerator_package(name: str) -> bool:
     return bool(TORCH.fullmatch(name) or CUDA.fullmatch(name))
 
 
-def check_one(*, lock: str, versions: dict[str, Version], requirements: list[Requirement]) -> list[str]:
-    """Check one lock against what it was made from."""
+def check_one(
+    *, lock: str, versions: dict[str, Version], base: dict[str, Version], requirements: list[Requirement]
+) -> list[str]:
+    """Check one lock against what it was made from; `base` is what lies below an extra."""
     problems: list[str] = []
     asked = {canonicalize_name(requirement.name) for requirement in requirements}
     for requirement in requirements:
-        held = versions.get(canonicalize_name(requirement.name))
+        held = {**base, **versions}.get(canonicalize_name(requirement.name))
         if held is None:
             problems.append(f"{lock}.lock: {lock}.in asks for {requirement}, which is absent; {MEND}")
         elif not requirement.specifier.contains(held, prereleases=True):
@@ -98,7 +105,8 @@ def check(directory: Path) -> list[str]:
         locks[lock], wrong_lines = read_lock(path)
         problems += wrong_lines
         requirements = read_requirements(path.with_suffix(".in"))
-        problems += check_one(lock=lock, versions=locks[lock], requirements=requirements)
+        base = locks.get("cpu", {}) if lock in EXTRAS else {}
+        problems += check_one(lock=lock, versions=locks[lock], base=base, requirements=requirements)
     shared = [(a, b, set(locks.get(a, {})) & set(locks.get(b, {}))) for a, b in SAME_VERSIONS]
     shared += [(a, b, set(names)) for a, b, names in SAME_LIBRARIES if a in locks and b in locks]
     for first, second, names in shared:

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAIN, TRITON = ".venv", ".venv-triton"
 WHEELS = ".cache/wheels"
 STAMP = ".setup.json"  # in an environment whose set-up was finished; scripts/setup_env.py writes it last
+EXTRAS = ("spark",)  # what .venv can have on top of its lock: requirements/<extra>.lock
 SUPPORTED_PYTHONS = ((3, 11), (3, 12))  # numpy 1.26, which Triton's Python stub needs, ends at 3.12
 
 ASK_PYTHON = """
@@ -91,3 +92,8 @@ def choose_accelerator(*, asked: str, root: Path) -> str:
         return asked
     found = "gpu" if find_gpus() else "cpu"
     return str(read_stamp(root / TRAIN).get("accelerator", found))
+
+
+def choose_extras(*, asked: list[str], root: Path) -> list[str]:
+    """Settle on the extras of .venv: those that were asked for and those that it has."""
+    return [extra for extra in EXTRAS if extra in asked or extra in read_stamp(root / TRAIN).get("extras", [])]

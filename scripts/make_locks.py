@@ -1,8 +1,8 @@
 """Remake requirements/*.lock from requirements/*.in (`make locks`).
 
 pip resolves without installing and, where the index publishes metadata apart from wheels, without downloading.
-Whatever the .in files still allow keeps its version; `make locks UPGRADE=1` takes the newest instead. All four files
-are replaced or none.
+Whatever the .in files still allow keeps its version; `make locks UPGRADE=1` takes the newest instead. The lock of an
+extra holds what it adds to the CPU lock, whose versions it cannot change. All files are replaced or none.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import venv
 from pathlib import Path
 
 from check_locks import CPU_LOCKS, LOCKS, REQUIREMENTS, is_accelerator_package, read_lock, read_requirements
+from environments import EXTRAS
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 PIP = "pip==26.3"  # before 23.3 a dry run downloads every wheel
 # What a lock keeps versions of: itself, and for GPU locks the CPU lock, so that the two differ by their wheels alone.
 KEEP = {"cpu": ["cpu"], "gpu": ["gpu", "cpu"], "triton-cpu": ["triton-cpu"], "triton-gpu": ["triton-gpu", "triton-cpu"]}
+KEEP |= {extra: [extra, "cpu"] for extra in EXTRAS}
 HEADER = "# Made from {lock}.in by `make locks`, Python {python} on Linux x86-64. Do not edit.\n"
 NEVER_RUN = "# Resolved from the packages' metadata; never installed or run: no NVIDIA GPU was at hand.\n"
 
@@ -32,19 +34,23 @@ def constraints(*, lock: str, made: dict[str, dict[str, Version]], requirements:
     versions: dict[str, Version] = {}
     for source in KEEP[lock]:
         versions.update(made.get(source, {}))
+    fixed = made["cpu"] if lock in EXTRAS else {}  # an extra that contradicts its base is an error of pip's
     for requirement in read_requirements(requirements / f"{lock}.in"):
-        held = versions.get(canonicalize_name(requirement.name))
-        if held is not None and not requirement.specifier.contains(held, prereleases=True):
-            del versions[canonicalize_name(requirement.name)]
+        name = canonicalize_name(requirement.name)
+        allowed = name not in versions or requirement.specifier.contains(versions[name], prereleases=True)
+        if not allowed and name not in fixed:
+            del versions[name]
     return versions
 
 
-def resolve(*, python: Path, lock: str, keep: dict[str, Version], folder: Path) -> dict[str, Version]:
-    """Have pip resolve one .in file, together with torch where that belongs to the environment."""
+def resolve(
+    *, python: Path, lock: str, keep: dict[str, Version], base: dict[str, Version], folder: Path
+) -> dict[str, Version]:
+    """Have pip resolve one .in file, together with torch where that belongs to it; leave out what `base` holds."""
     report = folder / f"{lock}.json"
     constraint_file = folder / f"{lock}.constraints"
     constraint_file.write_text("".join(f"{name}=={version}\n" for name, version in keep.items()))
-    sources = [f"{lock}.in"] if lock.startswith("triton-") else [f"{lock}.in", "torch.in"]
+    sources = [f"{lock}.in", "torch.in"] if lock in ("cpu", "gpu") else [f"{lock}.in"]
     command = [str(python), "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
     command += ["--report", str(report), "--constraint", str(constraint_file)]
     for source in sources:
@@ -58,7 +64,7 @@ def resolve(*, python: Path, lock: str, keep: dict[str, Version], folder: Path) 
         canonicalize_name(entry["metadata"]["name"]): Version(entry["metadata"]["version"])
         for entry in json.loads(report.read_text())["install"]
     }
-    left_out = {"torch"} & set(found)
+    left_out = {"torch", *base} & set(found)
     if lock in CPU_LOCKS:
         asked = {canonicalize_name(requirement.name) for requirement in read_requirements(REQUIREMENTS / f"{lock}.in")}
         left_out |= {name for name in found if is_accelerator_package(name) and name not in asked}
@@ -82,7 +88,8 @@ def main() -> None:
         for lock in sorted(LOCKS, key=lambda lock: lock not in CPU_LOCKS):  # the GPU locks follow the CPU ones
             print(f"resolving {lock}.in", flush=True)
             keep = constraints(lock=lock, made=made, requirements=REQUIREMENTS)
-            made[lock] = resolve(python=python, lock=lock, keep=keep, folder=folder)
+            base = made["cpu"] if lock in EXTRAS else {}
+            made[lock] = resolve(python=python, lock=lock, keep=keep, base=base, folder=folder)
     for lock in LOCKS:
         header = HEADER.format(lock=lock, python=f"{sys.version_info[0]}.{sys.version_info[1]}")
         header += "" if lock in CPU_LOCKS else NEVER_RUN

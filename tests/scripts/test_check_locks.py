@@ -29,7 +29,7 @@ def test_the_committed_locks_are_sound() -> None:
 
 
 @pytest.mark.parametrize("slipped", ["nvidia-cublas==13.1.1.3", "triton==3.7.1", "onnxruntime-gpu==1.31.1"])
-@pytest.mark.parametrize("lock", ["cpu", "triton-cpu"])
+@pytest.mark.parametrize("lock", ["cpu", "triton-cpu", "spark"])
 def test_a_gpu_package_in_a_cpu_lock_is_refused(requirements: Path, lock: str, slipped: str) -> None:
     path = requirements / f"{lock}.lock"
     path.write_text(path.read_text() + f"{slipped}\n")
@@ -44,7 +44,7 @@ def test_the_wheel_that_carries_triton_may_stand_in_a_cpu_lock(requirements: Pat
     assert check_locks.check(requirements) == []
 
 
-@pytest.mark.parametrize("lock", ["cpu", "gpu", "triton-cpu", "triton-gpu"])
+@pytest.mark.parametrize("lock", ["cpu", "gpu", "triton-cpu", "triton-gpu", "spark"])
 def test_torch_stands_in_no_lock(requirements: Path, lock: str) -> None:
     path = requirements / f"{lock}.lock"
     path.write_text(path.read_text() + "torch==2.13.0\n")
@@ -85,6 +85,30 @@ def test_cpu_and_gpu_hold_shared_packages_in_one_version(requirements: Path) -> 
     assert any(problem.startswith("scipy: cpu.lock holds 1.17.1") for problem in check_locks.check(requirements))
 
 
+@pytest.mark.parametrize("base", ["cpu", "gpu"])
+def test_an_extra_changes_no_version_of_the_lock_below_it(requirements: Path, base: str) -> None:
+    path = requirements / f"{base}.lock"
+    path.write_text(path.read_text() + "py4j==0.10.9.7\n")
+    problems = check_locks.check(requirements)
+    assert any(problem.startswith(f"py4j: {base}.lock holds 0.10.9.7, spark.lock holds") for problem in problems)
+
+
+def test_what_an_extra_asks_for_may_stand_in_the_lock_below_it(requirements: Path) -> None:
+    replace(requirements / "spark.in", "ibis-framework[pyspark]==12.0.0", "ibis-framework[pyspark]==12.0.1")
+    (problem,) = check_locks.check(requirements)
+    assert "spark.lock: spark.in asks for ibis-framework[pyspark]==12.0.1, got 12.0.0" in problem
+    replace(requirements / "spark.in", "ibis-framework[pyspark]==12.0.1", "no-such-package")
+    (problem,) = check_locks.check(requirements)
+    assert "spark.in asks for no-such-package, which is absent" in problem
+
+
+def test_a_lock_of_an_extra_holds_nothing_that_the_lock_below_it_holds() -> None:
+    below, _ = check_locks.read_lock(ROOT / "requirements" / "cpu.lock")
+    extra, _ = check_locks.read_lock(ROOT / "requirements" / "spark.lock")
+    assert "pyspark" in extra
+    assert set(extra) & set(below) == set()
+
+
 def test_both_environments_hold_one_onnxruntime(requirements: Path) -> None:
     replace(requirements / "triton-cpu.lock", "onnxruntime==1.31.1", "onnxruntime==1.30.0")
     problems = check_locks.check(requirements)
@@ -104,6 +128,15 @@ def test_remaking_keeps_a_locked_version_unless_its_requirement_changed(requirem
     replace(requirements / "triton.in", "numpy>=1.26.4,<2", "numpy>=1.26.5,<2")
     keep = make_locks.constraints(lock="triton-cpu", made=made, requirements=requirements)
     assert set(keep) == {"rich"}
+
+
+def test_an_extra_keeps_the_versions_of_the_cpu_lock_even_against_its_own_requirement(requirements: Path) -> None:
+    cpu = {"ibis-framework": check_locks.Version("12.0.0"), "py4j": check_locks.Version("0.10.9.9")}
+    spark = {"py4j": check_locks.Version("0.10.9.7"), "pyspark": check_locks.Version("4.0.5")}
+    replace(requirements / "spark.in", "ibis-framework[pyspark]==12.0.0", "ibis-framework[pyspark]>=13")
+    replace(requirements / "spark.in", "pyspark>=4,<5", "pyspark>=4.1,<5")
+    keep = make_locks.constraints(lock="spark", made={"cpu": cpu, "spark": spark}, requirements=requirements)
+    assert {name: str(version) for name, version in keep.items()} == {"ibis-framework": "12.0.0", "py4j": "0.10.9.9"}
 
 
 def test_a_gpu_lock_takes_the_versions_of_the_cpu_lock() -> None:
