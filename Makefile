@@ -13,6 +13,8 @@ ACCELERATOR ?= auto
 TORCH_INDEX ?=
 # Which environments to make: train, triton or both.
 SIDES ?= train,triton
+# What .venv gets besides its lock, and keeps from then on: spark.
+EXTRAS ?=
 # Passed on to the script or to pytest: make demo ARGS="towers.width=64", make test ARGS="-k spec".
 ARGS ?=
 
@@ -30,12 +32,13 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## List the targets
 	@echo "make TARGET [VARIABLE=value]"; echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo; echo "Variables: PYTHON, ACCELERATOR=cpu|gpu, TORCH_INDEX, SIDES, ARGS; the Makefile says what each means."
+	@echo; echo "Variables: PYTHON, ACCELERATOR=cpu|gpu, TORCH_INDEX, SIDES, EXTRAS, ARGS; the Makefile says what each means."
 
 setup: ## Make .venv and .venv-triton from the lock files; does nothing where they agree
 	@$(PYTHON) -c "" 2>/dev/null || { echo "make setup: $(PYTHON) does not run: apt-get install python3.11 python3.11-venv," \
 		"or name another Python 3.11 or 3.12: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) scripts/setup_env.py --accelerator $(ACCELERATOR) --torch-index "$(TORCH_INDEX)" --sides $(SIDES)
+	@$(PYTHON) scripts/setup_env.py --accelerator $(ACCELERATOR) --torch-index "$(TORCH_INDEX)" --sides $(SIDES) \
+		--extras "$(EXTRAS)"
 
 demo: setup ## From raw logs to recommendations out of a Triton server; can be run again
 	@$(RUN) scripts/run_pipeline.py $(ARGS)

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from environments import (
+    EXTRAS,
     ROOT,
     STAMP,
     SUPPORTED_PYTHONS,
     TRAIN,
     TRITON,
     choose_accelerator,
+    choose_extras,
     data_wheels,
     lock_versions,
     read_stamp,
@@ -34,7 +36,8 @@ from environments import (
 from pip_failure import explain
 
 HEARTBEAT_SECONDS = 15
-# Imported once when all is installed: proves that each finds its system libraries, and compiles what it imports.
+# By side and by extra, imported once when all is installed: proves that each finds its system libraries, and compiles
+# what it imports.
 FIRST_IMPORTS = {
     "train": (
         *("torch", "pytorch_lightning", "transformers", "hydra", "onnx", "onnxscript", "onnxruntime", "faiss"),
@@ -42,6 +45,7 @@ FIRST_IMPORTS = {
         *("tritonclient.grpc.aio", "fastapi", "uvicorn", "httpx", "matplotlib.pyplot", "pytest", "hypothesis", "ranx"),
     ),
     "triton": ("numpy", "onnxruntime", "faiss", "tokenizers"),
+    "spark": ("pyspark.sql", "ibis.backends.pyspark"),
 }
 
 
@@ -58,6 +62,12 @@ class Side:
     lock: Path
     first: Path | None  # installed before the lock, from TORCH_INDEX where that is set
     accelerator: str
+    extras: tuple[str, ...] = ()  # each a lock file beside `lock`, installed on top of it
+
+    @property
+    def locks(self) -> list[Path]:
+        """All lock files that the environment is made from."""
+        return [self.lock, *(self.lock.with_name(f"{extra}.lock") for extra in self.extras)]
 
     @property
     def python(self) -> str:
@@ -75,6 +85,11 @@ def say(side: str, text: str) -> None:
     print(f"[{side}] {text}", flush=True)
 
 
+def names(locks: list[Path]) -> str:
+    """Name lock files to a reader."""
+    return " and ".join(lock.name for lock in locks)
+
+
 def project_text(pyproject: Path) -> str:
     """Keep what of pyproject.toml decides how the project is installed: all that stands before the tools' settings."""
     return pyproject.read_text().partition("\n[tool.ruff]")[0]
@@ -87,7 +102,8 @@ def wanted_stamp(side: Side) -> dict[str, Any]:
         "root": str(side.environment.parent),
         "accelerator": side.accelerator,
         "first": side.first.read_text() if side.first else "",
-        "lock": lock_versions(side.lock),
+        "extras": list(side.extras),
+        "lock": {name: version for lock in side.locks for name, version in lock_versions(lock).items()},
         "project": project_text(side.environment.parent / "pyproject.toml"),
     }
 
@@ -158,7 +174,7 @@ async def install(side: Side, *, torch_index: str, run: Run) -> None:
         if dropped:
             await run(side, step="removing", command=[*pip, "uninstall", "--yes", *dropped])
     else:
-        say(side.name, f"making {side.environment.name} from {side.lock.name}; what pip says goes to {side.log}")
+        say(side.name, f"making {side.environment.name} from {names(side.locks)}; what pip says goes to {side.log}")
         create = [sys.executable, "-m", "venv", "--clear", str(side.environment)]
         await run(side, step="environment", command=create)
         if side.first is not None:
@@ -167,7 +183,9 @@ async def install(side: Side, *, torch_index: str, run: Run) -> None:
             await run(side, step="torch", command=command, torch_index=torch_index)
     # --no-deps: the lock is complete, and a resolver could only add to it. --no-compile: compiling all 25,000 modules
     # costs a third of set-up's time and 0.5 GB; the first import of each, below, compiles those that are used.
-    command = [*pip, "install", "--no-deps", "--no-compile", "--requirement", str(side.lock)]
+    command = [*pip, "install", "--no-deps", "--no-compile"]
+    for lock in side.locks:
+        command += ["--requirement", str(lock)]
     await run(side, step="packages", command=command)
 
 
@@ -175,7 +193,7 @@ async def finish(side: Side, *, turn: asyncio.Lock, run: Run) -> None:
     """Install this project without its dependencies, check the whole and write the stamp."""
     stamp, wanted = read_stamp(side.environment), wanted_stamp(side)
     if stamp == wanted:
-        say(side.name, f"{side.environment.name} is as {side.lock.name} says; nothing to do")
+        say(side.name, f"{side.environment.name} is as {names(side.locks)} says; nothing to do")
         return
     (side.environment / STAMP).unlink(missing_ok=True)
     pip = [side.python, "-m", "pip", "--disable-pip-version-check"]
@@ -183,7 +201,8 @@ async def finish(side: Side, *, turn: asyncio.Lock, run: Run) -> None:
     async with turn:  # both sides build in this project's folder
         await run(side, step="this project", command=[*pip, "install", "--no-deps", "--editable", root])
     await run(side, step="consistency", command=[*pip, "check"])
-    await run(side, step="first imports", command=[side.python, "-c", f"import {', '.join(FIRST_IMPORTS[side.name])}"])
+    modules = [module for name in (side.name, *side.extras) for module in FIRST_IMPORTS[name]]
+    await run(side, step="first imports", command=[side.python, "-c", f"import {', '.join(modules)}"])
     part = side.environment / (STAMP + ".part")
     part.write_text(json.dumps(wanted, indent=1))
     part.rename(side.environment / STAMP)
@@ -223,12 +242,24 @@ async def prepare_all(sides: list[Side], *, torch_index: str, run: Run = run_pro
     return all(await asyncio.gather(*work))
 
 
+def find_sides(*, accelerator: str, extras: list[str]) -> dict[str, Side]:
+    """Say what each environment is to be made from; what was not asked for stays as the environments have it."""
+    accelerator = choose_accelerator(asked=accelerator, root=ROOT)
+    added = tuple(choose_extras(asked=extras, root=ROOT))
+    locks = ROOT / "requirements"
+    return {
+        "train": Side("train", ROOT / TRAIN, locks / f"{accelerator}.lock", locks / "torch.in", accelerator, added),
+        "triton": Side("triton", ROOT / TRITON, locks / f"triton-{accelerator}.lock", None, accelerator),
+    }
+
+
 def main() -> int:
     """Set up what was asked for; 1 if a step failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--accelerator", default="auto", choices=("auto", "cpu", "gpu"))
     parser.add_argument("--torch-index", default="", help="index to take torch from, such as PyTorch's own CPU one")
     parser.add_argument("--sides", default="train,triton", help="which environments: train, triton or both (default)")
+    parser.add_argument("--extras", default="", help=f"what .venv gets besides, and keeps: {', '.join(EXTRAS)}")
     arguments = parser.parse_args()
     if sys.version_info[:2] not in SUPPORTED_PYTHONS:
         wanted = " or ".join(f"{major}.{minor}" for major, minor in SUPPORTED_PYTHONS)
@@ -238,26 +269,27 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    accelerator = choose_accelerator(asked=arguments.accelerator, root=ROOT)
-    locks = ROOT / "requirements"
-    sides = {
-        "train": Side("train", ROOT / TRAIN, locks / f"{accelerator}.lock", locks / "torch.in", accelerator),
-        "triton": Side("triton", ROOT / TRITON, locks / f"triton-{accelerator}.lock", None, accelerator),
-    }
-    chosen = arguments.sides.split(",")
-    if not set(chosen) <= set(sides):
+    chosen, extras = arguments.sides.split(","), [extra for extra in arguments.extras.split(",") if extra]
+    if not set(chosen) <= {"train", "triton"}:
         parser.error(f"--sides: expected train, triton or train,triton, got {arguments.sides}")
-    sides["train"].log.parent.mkdir(parents=True, exist_ok=True)
+    if not set(extras) <= set(EXTRAS):
+        parser.error(f"--extras: expected {', '.join(EXTRAS)}, got {arguments.extras}")
+    if extras and "train" not in chosen:
+        parser.error(f"--extras: {arguments.extras} belongs to the side train, got --sides {arguments.sides}")
+    logs = ROOT / ".cache" / "setup"
+    logs.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with (ROOT / ".cache" / "setup" / "running.lock").open("w") as running:
+    with (logs / "running.lock").open("w") as running:
         try:
             fcntl.flock(running, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print("another make setup is running in this folder; waiting for it", flush=True)
             fcntl.flock(running, fcntl.LOCK_EX)
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # end pip with us, as Ctrl-C does
+        sides = find_sides(accelerator=arguments.accelerator, extras=extras)  # after another set-up, not during it
         done = asyncio.run(prepare_all([sides[name] for name in chosen], torch_index=arguments.torch_index))
     seconds = time.monotonic() - started
+    accelerator = sides["train"].accelerator
     print(f"set up for {accelerator} in {seconds:.0f} s" if done else "make setup: failed, see above", flush=True)
     return 0 if done else 1
 

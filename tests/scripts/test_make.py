@@ -71,6 +71,8 @@ def test_the_tests_are_run_after_set_up_and_checks_and_without_a_demo() -> None:
 def test_set_up_hands_its_variables_on() -> None:
     plan = make("--dry-run", "setup", "ACCELERATOR=cpu", "TORCH_INDEX=https://torch.example", "SIDES=train").stdout
     assert '--accelerator cpu --torch-index "https://torch.example" --sides train' in plan
+    for target in ("setup", "demo", "test", "test-full"):
+        assert '--extras "spark"' in make("--dry-run", target, "EXTRAS=spark").stdout
 
 
 def test_gpu_tests_refuse_to_start_without_a_gpu(bare: Path) -> None:
@@ -95,7 +97,7 @@ def test_clean_leaves_environments_and_outputs(bare: Path) -> None:
     assert [folder.exists() for folder in gone] == [False, False, False]
 
 
-def test_ci_runs_make_test_last() -> None:
+def test_ci_runs_make_test_last_and_with_the_extra_that_its_tests_need() -> None:
     lines = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line and not line.startswith("#")]
-    assert lines[-1] == "make test"
+    assert lines[-1] == "make test EXTRAS=spark"
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -39,6 +39,7 @@ def project(tmp_path: Path) -> Path:
     requirements = tmp_path / "requirements"
     requirements.mkdir()
     (requirements / "cpu.lock").write_text("numpy==2.4.6\nscipy==1.17.1\n")
+    (requirements / "spark.lock").write_text("py4j==0.10.9.9\npyspark==4.0.5\n")
     (requirements / "triton-cpu.lock").write_text("numpy==1.26.4\n")
     (requirements / "torch.in").write_text("torch==2.13.0\n")
     (requirements / "data.lock").write_text(f"sample==1.0 --hash=sha256:{'0' * 64}\n")
@@ -46,9 +47,10 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def train_side(project: Path) -> Any:
+def train_side(project: Path, *asked: str) -> Any:
     locks = project / "requirements"
-    return setup_env.Side("train", project / ".venv", locks / "cpu.lock", locks / "torch.in", "cpu")
+    extras = tuple(environments.choose_extras(asked=list(asked), root=project))
+    return setup_env.Side("train", project / ".venv", locks / "cpu.lock", locks / "torch.in", "cpu", extras)
 
 
 def triton_side(project: Path) -> Any:
@@ -90,6 +92,71 @@ def test_a_changed_lock_installs_the_difference_and_removes_what_it_dropped(proj
     prepare(train_side(project), steps=again)
     assert again.steps[:2] == ["removing", "packages"]
     assert again.commands["removing"][-2:] == ["--yes", "scipy"]
+
+
+def test_an_extra_is_installed_on_top_of_the_lock_and_imported(project: Path) -> None:
+    steps = RecordedSteps()
+    assert prepare(train_side(project, "spark"), steps=steps)
+    assert steps.steps == ALL_STEPS
+    locks = [Path(word).name for word in steps.commands["packages"] if word.endswith(".lock")]
+    assert locks == ["cpu.lock", "spark.lock"]
+    assert "pyspark" in steps.commands["first imports"][-1]
+    stamp = environments.read_stamp(project / ".venv")
+    assert stamp["extras"] == ["spark"]
+    assert stamp["lock"] == {"numpy": "2.4.6", "scipy": "1.17.1", "py4j": "0.10.9.9", "pyspark": "4.0.5"}
+
+
+def test_an_extra_asked_for_later_adds_to_the_environment_that_is_there(project: Path) -> None:
+    without = RecordedSteps()
+    prepare(train_side(project), steps=without)
+    assert "pyspark" not in without.commands["first imports"][-1]
+    again = RecordedSteps()
+    prepare(train_side(project, "spark"), steps=again)
+    assert again.steps == ["packages", "this project", "consistency", "first imports", "data wheels"]
+
+
+def test_an_extra_stays_until_the_environment_is_removed(project: Path) -> None:
+    prepare(train_side(project, "spark"), steps=RecordedSteps())
+    plain = RecordedSteps()
+    prepare(train_side(project), steps=plain)
+    assert plain.steps == ["data wheels"]  # which the recorded steps never bring
+    (project / ".venv" / environments.STAMP).unlink()
+    assert train_side(project).extras == ()
+
+
+def test_a_changed_lock_of_an_extra_is_updated_by_a_set_up_that_does_not_name_it(project: Path) -> None:
+    prepare(train_side(project, "spark"), steps=RecordedSteps())
+    (project / "requirements" / "spark.lock").write_text("pyspark==4.0.6\n")
+    again = RecordedSteps()
+    prepare(train_side(project), steps=again)
+    assert again.steps[:2] == ["removing", "packages"]
+    assert again.commands["removing"][-2:] == ["--yes", "py4j"]
+    assert environments.read_stamp(project / ".venv")["lock"]["pyspark"] == "4.0.6"
+
+
+def test_an_environment_made_anew_for_another_accelerator_has_its_extra_again(project: Path) -> None:
+    prepare(train_side(project, "spark"), steps=RecordedSteps())
+    stamp = project / ".venv" / environments.STAMP
+    stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "accelerator": "gpu"}))
+    again = RecordedSteps()
+    prepare(train_side(project), steps=again)
+    assert again.steps[0] == "environment"
+    assert environments.read_stamp(project / ".venv")["extras"] == ["spark"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--extras", "spark,flink"], "--extras: expected spark, got spark,flink"),
+        (["--extras", "spark", "--sides", "triton"], "--extras: spark belongs to the side train, got --sides triton"),
+    ],
+)
+def test_an_extra_that_cannot_be_had_is_refused_before_anything_is_done(arguments: list[str], complaint: str) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "setup_env.py"), *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert answer.returncode == 2
+    assert complaint in answer.stderr
+    assert answer.stdout == ""
 
 
 def test_an_update_that_was_interrupted_is_not_trusted(project: Path) -> None:
