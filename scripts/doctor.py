@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from environments import (
     ask,
     canonical,
     choose_accelerator,
+    choose_extras,
     data_wheels,
     find_gpus,
     lock_versions,
@@ -40,6 +42,7 @@ SETUP_DISK_BYTES = {"cpu": 6 * GIB, "gpu": 20 * GIB}  # cpu: 3.0 GB and pip's do
 RUN_DISK_BYTES = 1 * GIB
 DEMO_MEMORY_BYTES = 4 * 10**9
 TRITON_GLIBC = (2, 35)  # nvidia-pytriton 0.7.0 is tagged manylinux_2_35: pip refuses it on an older glibc
+PYSPARK, FIRST_JAVA = 4, 17  # what features/spark_installed.py takes
 TRAIN_SHOWN = ("torch", "pytorch-lightning", "numpy", "mlflow", "feast")
 TRITON_SHOWN = ("nvidia-pytriton", "numpy", "onnxruntime", "onnxruntime-gpu")
 
@@ -166,9 +169,13 @@ def check_libpython(answer: dict[str, Any] | None) -> Check:
     return Check("python", "libpython", OK, name)
 
 
-def check_environment(*, environment: Path, lock: Path, shown: tuple[str, ...]) -> list[Check]:
-    """Compare what an environment holds with its lock; for .venv-triton, numpy and the Triton binary too."""
+def check_environment(
+    *, environment: Path, lock: Path, shown: tuple[str, ...], extras: tuple[str, ...] = ()
+) -> list[Check]:
+    """Compare what an environment holds with its lock and its extras'; for .venv-triton, numpy and the binary too."""
     name = environment.name
+    locks = [lock, *(lock.with_name(f"{extra}.lock") for extra in extras)]
+    names = " and ".join(path.name for path in locks)
     if not environment.exists():
         return [Check("environments", name, NOTE, "not there yet", "make setup (make demo does it too)")]
     answer = ask(str(environment / "bin" / "python"), ASK_ENVIRONMENT)
@@ -177,15 +184,16 @@ def check_environment(*, environment: Path, lock: Path, shown: tuple[str, ...]) 
     held = {canonical(package): version for package, version in answer["packages"].items()}
     wrong = [
         f"{package} {held.get(package, 'absent')} (locked: {version})"
-        for package, version in lock_versions(lock).items()
+        for path in locks
+        for package, version in lock_versions(path).items()
         if held.get(package) != version
     ]
-    anew = f"rm -rf {name} && make setup"
+    anew = f"rm -rf {name} && make setup" + (f" EXTRAS={','.join(extras)}" if extras else "")
     if wrong:
         rest = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        return [Check("environments", name, MISSING, f"differs from {lock.name}: {', '.join(wrong[:3])}{rest}", anew)]
+        return [Check("environments", name, MISSING, f"differs from {names}: {', '.join(wrong[:3])}{rest}", anew)]
     versions = ", ".join(f"{package} {held[package]}" for package in shown if package in held)
-    checks = [Check("environments", name, OK, f"as {lock.name}: {versions}")]
+    checks = [Check("environments", name, OK, f"as {names}: {versions}")]
     if "nvidia-pytriton" in lock_versions(lock):
         checks.append(check_triton(site=Path(answer["site"]), version=answer["version"], numpy=held.get("numpy", "")))
     return checks
@@ -227,6 +235,33 @@ def check_optional(*, program: str, used_for: str, package: str) -> Check:
     return Check("optional", program, NOTE, f"absent; only for {used_for}", f"apt-get install {package}")
 
 
+def check_pyspark(environment: Path) -> Check:
+    """Look for PySpark in .venv, which only an extra brings there."""
+    answer = ask(str(environment / "bin" / "python"), ASK_ENVIRONMENT)
+    found = (answer or {"packages": {}})["packages"].get("pyspark", "")
+    if found.startswith(f"{PYSPARK}."):
+        return Check("optional", "pyspark", OK, f"{found}, for the ETL on Spark")
+    state = f"{found}, needed {PYSPARK}" if found else f"not in {environment.name}"
+    return Check("optional", "pyspark", NOTE, f"{state}; only for the ETL on Spark", "make setup EXTRAS=spark")
+
+
+def check_java(home: str) -> Check:
+    """Look for the Java that Spark would start: JAVA_HOME's where that is set, else the one on PATH."""
+    mend = f"apt-get install openjdk-{FIRST_JAVA}-jre-headless, or set JAVA_HOME to such a one"
+    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
+    if java is None:
+        return Check("optional", "java", NOTE, "absent; only for the ETL on Spark", mend)
+    try:
+        answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Check("optional", "java", NOTE, f"{java} does not run ({error}); only for the ETL on Spark", mend)
+    version = re.search(r'version "(?:1\.)?(\d+)', answer.stderr)
+    if version is None or int(version[1]) < FIRST_JAVA:
+        found = f"{java} is {version[1] if version else 'of no version'}, needed {FIRST_JAVA}"
+        return Check("optional", "java", NOTE, f"{found}; only for the ETL on Spark", mend)
+    return Check("optional", "java", OK, f"{java}, Java {version[1]}, for the ETL on Spark")
+
+
 def examine(*, root: Path, python: str, accelerator: str) -> list[Check]:
     """Make every check."""
     train, triton = root / TRAIN, root / TRITON
@@ -247,10 +282,12 @@ def examine(*, root: Path, python: str, accelerator: str) -> list[Check]:
         check_python(command=python, answer=answer),
         check_libpython(answer),
     ]
-    checks += check_environment(environment=train, lock=locks / f"{accelerator}.lock", shown=TRAIN_SHOWN)
+    extras = tuple(choose_extras(asked=[], root=root))
+    lock = locks / f"{accelerator}.lock"
+    checks += check_environment(environment=train, lock=lock, shown=TRAIN_SHOWN, extras=extras)
     checks += check_environment(environment=triton, lock=locks / f"triton-{accelerator}.lock", shown=TRITON_SHOWN)
     checks += [check_wheel(path=path, digest=digest) for path, digest in data_wheels(root)]
-    checks.append(check_optional(program="java", used_for="the ETL on Spark", package="openjdk-17-jre-headless"))
+    checks += [check_pyspark(train), check_java(os.environ.get("JAVA_HOME", ""))]
     checks.append(check_optional(program="redis-server", used_for="an online store on Redis", package="redis-server"))
     return checks
 

@@ -6,10 +6,14 @@ import os
 import subprocess
 import sys
 import venv
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from features.errors import EngineUnusable
+from features.spark_installed import FIRST_JAVA, SPARK, check_java
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "scripts"))
@@ -145,6 +149,82 @@ def test_an_environment_that_differs_from_its_lock_names_the_package(tmp_path: P
     assert check.status == "MISSING"
     assert "numpy 2.4.6 (locked: 1.26.4), six absent (locked: 1.17.0)" in check.found
     assert check.mend == "rm -rf .venv-triton && make setup"
+
+
+def test_an_environment_with_an_extra_is_compared_with_both_locks(tmp_path: Path) -> None:
+    environment = make_environment(tmp_path, packages={"numpy": "2.4.6", "pyspark": "4.0.5"}, finished=True)
+    lock = tmp_path / "cpu.lock"
+    lock.write_text("numpy==2.4.6\n")
+    (tmp_path / "spark.lock").write_text("pyspark==4.0.5\n")
+    arguments = {"environment": environment, "lock": lock, "shown": ("numpy",)}
+    (plain,) = doctor.check_environment(**arguments)
+    assert (plain.status, plain.found) == ("ok", "as cpu.lock: numpy 2.4.6")
+    (both,) = doctor.check_environment(**arguments, extras=("spark",))
+    assert (both.status, both.found) == ("ok", "as cpu.lock and spark.lock: numpy 2.4.6")
+    (tmp_path / "spark.lock").write_text("pyspark==4.0.6\n")
+    (older,) = doctor.check_environment(**arguments, extras=("spark",))
+    assert older.found == "differs from cpu.lock and spark.lock: pyspark 4.0.5 (locked: 4.0.6)"
+    assert older.mend == f"rm -rf {environment.name} && make setup EXTRAS=spark"
+
+
+@pytest.mark.parametrize(
+    ("packages", "status", "found"),
+    [
+        ({"pyspark": "4.0.5"}, "ok", "4.0.5, for the ETL on Spark"),
+        ({"pyspark": "3.5.9"}, "note", "3.5.9, needed 4; only for the ETL on Spark"),
+        ({}, "note", "not in .venv-triton; only for the ETL on Spark"),
+    ],
+)
+def test_an_absent_or_older_pyspark_is_a_note(
+    tmp_path: Path, packages: dict[str, str], status: str, found: str
+) -> None:
+    check = doctor.check_pyspark(make_environment(tmp_path, packages=packages, finished=True))
+    assert (check.status, check.found) == (status, found)
+    assert check.mend == ("" if status == "ok" else "make setup EXTRAS=spark")
+
+
+def test_pyspark_is_a_note_where_there_is_no_environment_yet(tmp_path: Path) -> None:
+    assert doctor.check_pyspark(tmp_path / ".venv").found == "not in .venv; only for the ETL on Spark"
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "found"),
+    [
+        ('echo openjdk version \\"17.0.15\\" 2025-04-15 >&2', "ok", "Java 17, for the ETL on Spark"),
+        ('echo openjdk version \\"21\\" 2023-09-19 >&2', "ok", "Java 21, for the ETL on Spark"),
+        ('echo openjdk version \\"11.0.22\\" 2024-01-16 >&2', "note", "is 11, needed 17"),
+        ('echo java version \\"1.8.0_392\\" >&2', "note", "is 8, needed 17"),
+        ("echo no such operation >&2", "note", "is of no version, needed 17"),
+        ("exit 1", "note", "does not run"),
+    ],
+)
+def test_doctor_judges_java_as_the_engine_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, status: str, found: str
+) -> None:
+    (tmp_path / "bin").mkdir()
+    java = tmp_path / "bin" / "java"
+    java.write_text(f"#!/bin/sh\n{said}\n")
+    java.chmod(0o755)
+    check = doctor.check_java(str(tmp_path))
+    assert check.status == status
+    assert found in check.found
+    assert str(java) in check.found
+    assert ("openjdk-17-jre-headless" in check.mend) is (status == "note")
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with nullcontext() if status == "ok" else pytest.raises(EngineUnusable):
+        check_java()
+
+
+def test_java_is_looked_for_on_the_path_where_no_java_home_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    check = doctor.check_java("")
+    assert (check.status, check.found) == ("note", "absent; only for the ETL on Spark")
+
+
+def test_doctor_and_the_engine_ask_for_the_same_versions() -> None:
+    assert (doctor.PYSPARK, doctor.FIRST_JAVA) == (SPARK, FIRST_JAVA)
 
 
 def test_an_environment_whose_set_up_was_interrupted_is_a_note(tmp_path: Path) -> None:
