@@ -49,15 +49,20 @@ def top_items(
         )
     rows = np.zeros((num_queries, k), dtype=np.int64)
     kept = np.full((num_queries, k), -np.inf, dtype=np.float32)
+    # What may not be recommended is left out first: it can be most of a catalogue.
+    choice = np.flatnonzero(allowed)
+    choice = choice[choice != PADDING]
+    place_of = np.full(num_rows, len(choice))  # one place more for whatever is no choice
+    place_of[choice] = np.arange(len(choice))
+    own = np.empty(len(choice) + 1, dtype=scores.dtype)
     for query in range(num_queries):
-        own = np.where(allowed, scores[query], -np.inf)
-        if np.isnan(own).any():
+        own[:-1] = scores[query, choice]
+        if np.isnan(own[:-1]).any():
             raise InvalidLists(f"the scores of query {query} hold nan; a nan has no place in an order")
-        own[PADDING] = -np.inf
         if excluded is not None:
-            own[excluded[query]] = -np.inf
-        best = _best(own, k)
-        rows[query, : len(best)] = best
+            own[place_of[excluded[query]]] = -np.inf
+        best = _best(own[:-1], k)
+        rows[query, : len(best)] = choice[best]
         kept[query, : len(best)] = own[best]
     return RankedLists(rows=rows, scores=kept)
 
