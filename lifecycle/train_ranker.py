@@ -179,7 +179,12 @@ class RankerTraining:
         if teacher.encoder is None:
             raise ValueError("the teacher has no text encoder, so there is nothing to distil: train it again")
         teacher_scores = self._teacher_scores(teacher, lists)
-        encoder = student_encoder(self.student_sizes, teacher=teacher.encoder.cpu(), dropout=self.student_fit.dropout)
+        encoder = student_encoder(
+            self.student_sizes,
+            teacher=teacher.encoder.cpu(),
+            num_tokens=self.spec.text.length,
+            dropout=self.student_fit.dropout,
+        )
         student = self._ranker(encoder, dense=dense, dropout=self.student_fit.dropout)
         return self._fit(student, lists, self.student_fit, teacher_scores=teacher_scores)
 

@@ -132,6 +132,9 @@ class Ranker(nn.Module):
         segments: [S] segment of each token position.
         hidden: width of the hidden layers.
         dropout: in the dense part and the joint part.
+
+    Raises:
+        ValueError: the encoder reads fewer tokens than a row has.
     """
 
     dense_mean: Tensor
@@ -142,6 +145,11 @@ class Ranker(nn.Module):
         self, *, encoder: ClsEncoder | None, num_dense: int, segments: NDArray[np.int64], hidden: int, dropout: float
     ) -> None:
         super().__init__()
+        if encoder is not None and len(segments) > encoder.sizes.max_tokens:
+            raise ValueError(
+                f"the ranker's token row has {len(segments)} tokens but its encoder reads {encoder.sizes.max_tokens}; "
+                "shorten features.text (query_tokens, history_tokens, candidate_tokens) or take another checkpoint"
+            )
         self.encoder = encoder
         self.register_buffer("dense_mean", torch.zeros(num_dense))
         self.register_buffer("dense_deviation", torch.ones(num_dense))

@@ -17,14 +17,19 @@ class StudentSizes:
     num_layers: int
     width: int
     num_heads: int
-    max_tokens: int = 64
 
 
-def student_encoder(sizes: StudentSizes, *, teacher: ClsEncoder, dropout: float) -> ClsEncoder:
+def student_encoder(sizes: StudentSizes, *, teacher: ClsEncoder, num_tokens: int, dropout: float) -> ClsEncoder:
     """A new encoder whose word embeddings are the teacher's, projected on their first principal components.
 
     Distances between words survive the projection, so the student need not learn from a few thousand lists which
     words are alike.
+
+    Args:
+        sizes: of the student.
+        teacher: whose words it takes.
+        num_tokens: of the rows that it will read.
+        dropout: while training.
     """
     encoder = ClsEncoder(
         sizes=EncoderSizes(
@@ -33,7 +38,7 @@ def student_encoder(sizes: StudentSizes, *, teacher: ClsEncoder, dropout: float)
             width=sizes.width,
             num_heads=sizes.num_heads,
             feed_forward_width=4 * sizes.width,
-            max_tokens=sizes.max_tokens,
+            max_tokens=num_tokens,
         ),
         pad_token=teacher.pad_token,
         dropout=dropout,

@@ -93,6 +93,13 @@ def test_a_width_that_its_heads_do_not_share_is_refused() -> None:
         EncoderSizes(vocabulary=9, num_layers=1, width=10, num_heads=4, feed_forward_width=8, max_tokens=8)
 
 
+def test_a_token_row_longer_than_its_encoder_reads_is_refused() -> None:
+    sizes = EncoderSizes(vocabulary=9, num_layers=1, width=8, num_heads=2, feed_forward_width=8, max_tokens=6)
+    encoder = ClsEncoder(sizes=sizes, pad_token=PAD, dropout=0.0)
+    with pytest.raises(ValueError, match=r"has 7 tokens but its encoder reads 6; shorten features\.text"):
+        Ranker(encoder=encoder, num_dense=2, segments=segments_of(length=7, history_tokens=2), hidden=4, dropout=0.0)
+
+
 def test_segments_split_behind_the_first_separator() -> None:
     # [CLS] h h h [SEP] c c [SEP]
     assert segments_of(length=8, history_tokens=3).tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
