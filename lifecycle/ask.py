@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import httpx
@@ -119,21 +120,23 @@ def reply_text(reply: dict[str, Any]) -> str:
 
 
 def measure_latency(
-    asks: Sequence[Ask], *, store: OnlineStore, addresses: Addresses, k: int, warm_up: int = 20
+    asks: Sequence[Ask], *, num_requests: int, store: OnlineStore, addresses: Addresses, k: int, warm_up: int = 20
 ) -> dict[str, dict[str, float]]:
     """p50 and p99 in ms of each stage, of the whole request over gRPC and of the whole over HTTP, at one client.
 
     Args:
-        asks: made one after the other, cycling from the first for the warm-up.
+        asks: made one after the other, again from the first where they are fewer than the requests.
+        num_requests: that are measured.
         store: read for each gRPC request; its time is the stage `feature_store`.
         addresses: of the running server; without gRPC only HTTP is measured.
         k: list length.
         warm_up: requests that are made first and not counted.
     """
     spent: dict[str, list[float]] = defaultdict(list)
+    made = list(islice(cycle(asks), warm_up + num_requests))
     if addresses.grpc is not None:
         with RecommendClient(address=addresses.grpc, deadline_s=DEADLINE_S) as client:
-            for number, ask in enumerate(tqdm([*asks[:warm_up], *asks], desc="gRPC requests", unit="request")):
+            for number, ask in enumerate(tqdm(made, desc="gRPC requests", unit="request")):
                 started = time.perf_counter()
                 features, _ = store.read([ask.query_id], requested_at_ms=[ask.requested_at_ms])
                 read = time.perf_counter()
@@ -145,7 +148,7 @@ def measure_latency(
                     for stage, milliseconds in answer.stage_ms.items():
                         spent[stage].append(milliseconds)
     with httpx.Client(base_url=f"http://{addresses.http}", timeout=DEADLINE_S) as http:
-        for number, ask in enumerate(tqdm([*asks[:warm_up], *asks], desc="HTTP requests", unit="request")):
+        for number, ask in enumerate(tqdm(made, desc="HTTP requests", unit="request")):
             started = time.perf_counter()
             body = {"query_id": ask.query_id, "k": k, "requested_at_ms": ask.requested_at_ms}
             reply = http.post("/v1/recommend", json=body).raise_for_status().json()

@@ -38,7 +38,7 @@ def run(cfg: DictConfig) -> None:
             raise ValueError(f"shown_queries: {missing} have no test event")
         chosen = [by_id[query_id] for query_id in shown]
         print(show(chosen, store=store, release=release, addresses=addresses, k=10))
-        latency_ms = measure_latency(asks[: cfg.measured_requests], store=store, addresses=addresses, k=10)
+        latency_ms = measure_latency(asks, num_requests=cfg.measured_requests, store=store, addresses=addresses, k=10)
         print(finish_report(Path(cfg.run_dir), evaluation_dir=Path(cfg.evaluation_dir), latency_ms=latency_ms))
         if cfg.keep_serving:
             print(f"the server stays until Ctrl-C: http://{addresses.http}/v1/recommend", flush=True)
