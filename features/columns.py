@@ -18,6 +18,7 @@ HISTORY_SEQUENCES: tuple[tuple[str, Literal["int64", "float32"]], ...] = (
     ("history_event", "int64"),
     ("history_value", "float32"),
     ("history_age_days", "float32"),
+    ("history_gap_days", "float32"),
 )
 
 

@@ -44,7 +44,7 @@ def test_columns_become_features_of_their_side_and_kind_in_the_order_given():
 
 def test_every_feature_that_is_no_column_says_where_it_comes_from():
     spec = spec_of(COLUMNS)
-    history = ("history_item", "history_event", "history_value", "history_age_days")
+    history = ("history_item", "history_event", "history_value", "history_age_days", "history_gap_days")
     assert spec.names("query", "sequence", "history") == history
     assert spec.names("query", "number", "history", "request") == tuple(CONTEXT)
     assert spec.names("query", "number", "request") == ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
