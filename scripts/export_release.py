@@ -72,7 +72,7 @@ def run(cfg: DictConfig) -> None:
             registry_uri=cfg.registry_uri,
             alias=cfg.registry_alias,
             triton=triton,
-            online=build(cfg.features.stores.online_store),
+            online=build(cfg.features.online_store),
             out_dir=directory,
         )
     )

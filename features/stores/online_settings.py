@@ -109,4 +109,4 @@ def _option(key: str, value: object) -> str:
 
 def _require(condition: bool, *, key: str, expected: str, got: object) -> None:
     if not condition:
-        raise FeaturesError(f"features.stores.online_store: {key}: expected {expected}; got {got!r}")
+        raise FeaturesError(f"features.online_store: {key}: expected {expected}; got {got!r}")
