@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,19 @@ from features.tower_inputs import QueryTowerInputs
 from features.vocab import FIRST, NumberScale
 from towers.query_towers.causal import CausalQueryTower
 from towers.query_towers.context import QueryContext
+from towers.query_towers.gated import GatedQueryTower
+from towers.query_towers.gru import GruQueryTower
 from towers.query_towers.history import HistoryEncoding
+from towers.query_towers.mean import MeanQueryTower
 from towers.query_towers.protocol import QueryTower
 
 LENGTH, WIDTH, TEXT_WIDTH, NUM_KINDS = 6, 8, 3, 4
-VARIANTS: dict[str, Callable[..., QueryTower]] = {"causal": CausalQueryTower}
+VARIANTS: dict[str, Callable[..., QueryTower]] = {
+    "causal": CausalQueryTower,
+    "gated": GatedQueryTower,
+    "gru": partial(GruQueryTower, num_layers=2),
+    "mean": MeanQueryTower,
+}
 
 
 def stir(module: nn.Module, *, seed: int, by: float = 0.3) -> None:
