@@ -11,13 +11,14 @@ from features.context import CONTEXT
 from features.errors import FeaturesError
 from features.spec import DAY_MS, Feature, FeatureSpec, TextLayout
 from features.statistics import STATISTICS
-from features.vocab import EVENT, ITEM_ID
+from features.vocab import EVENT, HISTORY_VALUE, ITEM_ID
 
 HISTORY_SEQUENCES: tuple[tuple[str, Literal["int64", "float32"]], ...] = (
     ("history_item", "int64"),
     ("history_event", "int64"),
-    ("history_value", "float32"),
+    (HISTORY_VALUE, "float32"),
     ("history_age_days", "float32"),
+    ("history_gap_days", "float32"),
 )
 
 
@@ -40,10 +41,11 @@ class FeatureColumns:
     repeats: bool = False
 
     def __post_init__(self) -> None:
-        reserved = sorted({EVENT, ITEM_ID} & {*self.query_categories, *self.item_categories})
+        categories, numbers = (*self.query_categories, *self.item_categories), (*self.query_numbers, *self.item_numbers)
+        reserved = sorted({EVENT, ITEM_ID} & {*categories} | {HISTORY_VALUE} & {*numbers})
         if reserved:
             raise FeaturesError(
-                f"dataset.columns: a category cannot be called {' or '.join(reserved)}, which names a feature that "
+                f"dataset.columns: a column cannot be called {' or '.join(reserved)}, which names a feature that "
                 "every dataset has; rename the column in the dataset's source"
             )
         # What is fitted is kept by name: of two columns of one name the second would be read by the first's vocabulary.

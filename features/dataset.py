@@ -23,7 +23,7 @@ from features.spec import DAY_MS
 from features.statistics import ItemDays
 from features.text import column_text
 from features.transforms import QueryFeatures
-from features.vocab import EVENT, FIRST, ITEM_ID, NumberScale, Vocabularies, Vocabulary
+from features.vocab import EVENT, FIRST, HISTORY_VALUE, ITEM_ID, NumberScale, Vocabularies, Vocabulary
 
 Value = TypeVar("Value")
 
@@ -180,6 +180,7 @@ class Dataset:
         for name, column in self.query_categories.items():
             categories[name] = Vocabulary.fit(_pick(column, queries))
         numbers = {name: NumberScale.fit(values[item_places]) for name, values in self.items.numbers.items()}
+        numbers[HISTORY_VALUE] = NumberScale.fit(self.events.values[places])
         for name, query_values in self.query_numbers.items():
             numbers[name] = NumberScale.fit(np.array(_pick(query_values, queries), dtype=np.float64))
         return Vocabularies(categories=categories, numbers=numbers)

@@ -28,6 +28,8 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
+MAX_GAP_DAYS = 3650.0
+
 
 @dataclass(frozen=True)
 class QueryFeatures:
@@ -60,6 +62,7 @@ class QueryInputs:
     history_events: IntArray  # [N, L] VocabId
     history_values: FloatArray  # [N, L]
     history_age_days: FloatArray  # [N, L] before the request
+    history_gap_days: FloatArray  # [N, L] until the next event, the newest's until the request
     text_tokens: IntArray  # [N, Sq]
     categories: IntArray  # [N, Cq] VocabId
     numbers: FloatArray  # [N, Fq]
@@ -126,6 +129,7 @@ def query_inputs(
     requested_at_ms = np.asarray(queries.requested_at_ms, dtype=np.int64)
     owner = np.repeat(np.arange(num), lengths)
     age_days = np.clip((requested_at_ms[owner] - at_ms) / DAY_MS, 0.0, MAX_IDLE_DAYS).astype(np.float32)
+    gap_days = _gap_days(at_ms, lengths=lengths, requested_at_ms=requested_at_ms)
     from_newest = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(owner))
     kept = from_newest < length
     history = owner[kept], length - 1 - from_newest[kept]  # left-padded
@@ -142,6 +146,7 @@ def query_inputs(
         history_events=_placed(events[kept], history, shape=(num, length)),
         history_values=_placed(values[kept], history, shape=(num, length)),
         history_age_days=_placed(age_days[kept], history, shape=(num, length)),
+        history_gap_days=_placed(gap_days[kept], history, shape=(num, length)),
         text_tokens=_text_tokens(queries.texts, spec=spec, tokenizer=tokenizer),
         categories=np.stack(columns, axis=1) if columns else np.zeros((num, 0), dtype=np.int64),
         numbers=np.stack(numbers, axis=1) if numbers else np.zeros((num, 0), dtype=np.float32),
@@ -245,6 +250,13 @@ def ranker_inputs(
 def _flat(histories: Sequence[Sequence[Any]], stored: int) -> list[Any]:
     """The newest `stored` entries of every history, one after the other."""
     return list(chain.from_iterable(history[max(len(history) - stored, 0) :] for history in histories))
+
+
+def _gap_days(at_ms: IntArray, *, lengths: IntArray, requested_at_ms: IntArray) -> FloatArray:
+    """Days from each event of all histories to the next one of its history, from the newest to the request."""
+    following, some = np.roll(at_ms, -1), lengths > 0
+    following[np.cumsum(lengths)[some] - 1] = requested_at_ms[some]
+    return np.clip((following - at_ms) / DAY_MS, 0.0, MAX_GAP_DAYS).astype(np.float32)
 
 
 def _column(rows: Sequence[Sequence[Any]], place: int) -> list[Any]:

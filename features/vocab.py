@@ -17,6 +17,7 @@ UNKNOWN = 1
 FIRST = 2
 EVENT = "event"  # the vocabulary of kinds of events
 ITEM_ID = "item_id"
+HISTORY_VALUE = "history_value"  # the scale of events' values
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.parity import ParityReport, compare
+from features.tower_inputs import QueryTowerInputs, read_as_encoded
 from features.transforms import QueryFeatures, RankerInputs, ranker_inputs
 from serving.models import open_session
 from serving.pipeline import Pipeline
@@ -42,17 +43,14 @@ def export_parity(
     with torch.inference_mode():
         items = towers.eval().embed_catalogue()
         history = torch.from_numpy(inputs.history_rows)
-        embeddings = towers.query_tower(
-            items[history],
-            torch.from_numpy(inputs.history_mask),
-            torch.from_numpy(inputs.categories),
-            torch.from_numpy(inputs.numbers),
-            torch.from_numpy(
-                np.zeros((len(queries), 0), dtype=np.float32)
-                if sentence_encoder is None
-                else sentence_encoder.embed(inputs.text_tokens)
-            ),
-        ).numpy()
+        text_embeddings = (
+            np.zeros((len(queries), 0), dtype=np.float32)
+            if sentence_encoder is None
+            else sentence_encoder.embed(inputs.text_tokens)
+        )
+        read = {**read_as_encoded(inputs), "query_text": text_embeddings}
+        tensors = {name: torch.from_numpy(array) for name, array in read.items()}
+        embeddings = towers.query_tower(QueryTowerInputs(history_embeddings=items[history], **tensors)).numpy()
     session = open_session(pipeline.release.path / ITEM_TOWER_FILE)
     table = towers.item_table
     exported_items = session.run(

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.models import TowerArrays
+
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
@@ -26,27 +28,9 @@ class BlsModels:
         self._api = triton_api
         self._inputs = inputs
 
-    def query_tower(
-        self,
-        *,
-        history_embeddings: FloatArray,
-        history_mask: NDArray[np.bool_],
-        query_categories: IntArray,
-        query_numbers: FloatArray,
-        query_tokens: IntArray,
-    ) -> FloatArray:
+    def query_tower(self, inputs: TowerArrays) -> FloatArray:
         """See `models.Models`."""
-        return self._call(
-            "query_tower",
-            output="query_embedding",
-            given={
-                "history_embeddings": history_embeddings,
-                "history_mask": history_mask,
-                "query_categories": query_categories,
-                "query_numbers": query_numbers,
-                "query_tokens": query_tokens,
-            },
-        )
+        return self._call("query_tower", output="query_embedding", given=inputs.by_name)
 
     def ranker(self, *, tokens: IntArray, dense: FloatArray) -> FloatArray:
         """See `models.Models`."""

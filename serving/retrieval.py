@@ -19,6 +19,7 @@ from features.catalogue import Catalogue
 from features.spec import FeatureSpec
 from features.statistics import ItemStatistics
 from features.text import TextTokenizer
+from features.tower_inputs import QueryTowerInputs, read_as_encoded
 from features.transforms import ItemInputs, QueryFeatures, QueryInputs, query_inputs
 from features.vocab import FIRST, PADDING, Vocabularies
 from serving.models import Models
@@ -112,11 +113,11 @@ class Stage1:
     def embed(self, queries: QueryInputs, *, models: Models) -> FloatArray:
         """Query embeddings [N, D]: history items enter by their embeddings, so a new item counts at once."""
         return models.query_tower(
-            history_embeddings=self.item_embeddings[queries.history_rows],
-            history_mask=queries.history_mask,
-            query_categories=queries.categories,
-            query_numbers=queries.numbers,
-            query_tokens=queries.text_tokens,
+            QueryTowerInputs(
+                history_embeddings=self.item_embeddings[queries.history_rows],
+                **read_as_encoded(queries),
+                query_text=queries.text_tokens,
+            )
         )
 
     def retrieve(

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from features.dataset import Dataset
 from features.requests import PastRequests
 from features.spec import FeatureSpec
+from features.tower_inputs import read_as_encoded
 from features.transforms import QueryInputs, query_inputs
 from features.vocab import PADDING, Vocabularies
 from towers.text_encoder import SentenceEncoder
@@ -115,8 +116,8 @@ def training_windows(
 
 
 def query_tensors(inputs: QueryInputs, text_embeddings: NDArray[np.float32]) -> tuple[Tensor, ...]:
-    """What the query tower reads, as tensors: history rows, categories, numbers, text embeddings."""
-    arrays = (inputs.history_rows, inputs.categories, inputs.numbers, text_embeddings)
+    """History rows, then what the query tower reads beside their embeddings, in the order of QueryTowerInputs."""
+    arrays = (inputs.history_rows, *read_as_encoded(inputs).values(), text_embeddings)
     return tuple(torch.from_numpy(array) for array in arrays)
 
 
@@ -154,7 +155,7 @@ class TowerData(pl.LightningDataModule):
         self.epoch_steps = epoch_steps
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of (history rows, categories, numbers, text embeddings, targets), shuffled by seed and epoch.
+        """Batches of (*query_tensors, targets), shuffled by seed and epoch.
 
         The trainer asks again at every epoch (reload_dataloaders_every_n_epochs=1), so a resumed run sees the order
         that it would have seen.
@@ -174,7 +175,7 @@ class TowerData(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]] | list[object]:
-        """Batches of (history rows, categories, numbers, text embeddings, relevant rows, excluded rows), in order."""
+        """Batches of (*query_tensors, relevant rows, excluded rows), in order."""
         if self.validation is None:
             return []
         held = self.validation

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from towers.encoders import CausalQueryTower
+from features.tower_inputs import QueryTowerInputs
 from towers.model import TwoTower
+from towers.query_towers.protocol import QueryTower
 from towers.text_encoder import SentenceEncoder
 
 logger = logging.getLogger(__name__)
@@ -41,12 +42,13 @@ def export_onnx(
     """
     extra = dynamic_axes or {}
     shapes = tuple({axis: torch.export.Dim.DYNAMIC for axis in {0, *extra.get(name, ())}} for name in arguments)
+    module = _Called(module)
     program = torch.onnx.export(
         module.eval(),
         tuple(arguments.values()),
         input_names=list(arguments),
         output_names=[output_name],
-        dynamic_shapes=shapes,
+        dynamic_shapes=(shapes,),
         dynamo=True,
         external_data=False,
         verbose=False,
@@ -83,18 +85,22 @@ def export_towers(
     rows = torch.arange(2, 4)
     items = model.item_table(rows)
     width = model.embed_items(rows).shape[1]
-    tower = model.query_tower
-    arguments = {
-        "history_embeddings": torch.randn(2, history_length, width),
-        "history_mask": torch.ones(2, history_length, dtype=torch.bool),
-        "query_categories": torch.ones(2, len(tower.categories.tables), dtype=torch.int64),
-        "query_numbers": torch.zeros(2, tower.numbers.in_features if tower.numbers is not None else 0),
-    }
-    if sentence_encoder is not None:
-        arguments["query_tokens"] = torch.ones(2, query_tokens, dtype=torch.int64)
+    context = model.query_tower.context
+    examples = QueryTowerInputs(
+        history_embeddings=torch.randn(2, history_length, width),
+        history_mask=torch.ones(2, history_length, dtype=torch.bool),
+        history_events=torch.ones(2, history_length, dtype=torch.int64),
+        history_values=torch.zeros(2, history_length),
+        history_gap_days=torch.zeros(2, history_length),
+        query_categories=torch.ones(2, len(context.categories.tables), dtype=torch.int64),
+        query_numbers=torch.zeros(2, context.numbers.in_features if context.numbers is not None else 0),
+        query_text=torch.ones(2, query_tokens, dtype=torch.int64),
+    ).by_name
+    if sentence_encoder is None:
+        del examples["query_text"]
     export_onnx(
-        _QueryTowerOfTokens(tower, sentence_encoder),
-        arguments,
+        _ServedQueryTower(model.query_tower, sentence_encoder),
+        examples,
         output_name="query_embedding",
         path=directory / "query_tower.onnx",
         spec_hash=spec_hash,
@@ -114,28 +120,33 @@ def export_towers(
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / WEIGHTS_FILE)
 
 
-class _QueryTowerOfTokens(nn.Module):
+class _Called(nn.Module):
+    """A module that is called with any number of arguments, whose shapes the exporter wants told in one way."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *arguments: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.module(*arguments)
+        return output
+
+
+class _ServedQueryTower(nn.Module):
     """The query tower as it is served: what a query says comes as tokens, and not at all where queries have no text."""
 
-    def __init__(self, tower: CausalQueryTower, sentence_encoder: SentenceEncoder | None) -> None:
+    def __init__(self, tower: QueryTower, sentence_encoder: SentenceEncoder | None) -> None:
         super().__init__()
         self.tower = tower
         self.sentence_encoder = sentence_encoder
 
-    def forward(
-        self,
-        history: torch.Tensor,
-        history_mask: torch.Tensor,
-        categories: torch.Tensor,
-        numbers: torch.Tensor,
-        tokens: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        if self.sentence_encoder is None or tokens is None:
-            text_embedding = numbers[:, :0]
+    def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
+        """The fields of QueryTowerInputs in their order -> [N, D]."""
+        if self.sentence_encoder is None:
+            arrays = (*arrays, arrays[-1][:, :0])  # a text embedding of no width
         else:
-            text_embedding = self.sentence_encoder(tokens)
-        embedding: torch.Tensor = self.tower(history, history_mask, categories, numbers, text_embedding)
-        return embedding
+            arrays = (*arrays[:-1], self.sentence_encoder(arrays[-1]))
+        return self.tower(QueryTowerInputs(*arrays))
 
 
 class _ItemTowerWithIdColumn(nn.Module):

@@ -4,6 +4,7 @@ Owns how rows of the item table become embeddings on both sides. The towers shar
 seen and what it may be shown are embedded alike.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +14,17 @@ from torch import Tensor, nn
 
 from features.spec import FeatureSpec
 from features.transforms import ItemInputs
-from features.vocab import Vocabularies
-from towers.encoders import CausalQueryTower, ItemTower
+from features.vocab import EVENT, HISTORY_VALUE, NumberScale, Vocabularies
+from towers.item_tower import ItemTower
+from towers.query_towers.causal import CausalQueryTower
+from towers.query_towers.context import QueryContext
+from towers.query_towers.history import HistoryEncoding
+from towers.query_towers.protocol import QueryTower
 
 
 @dataclass(frozen=True)
 class TowerSizes:
-    """What the data says about the shapes of the towers."""
+    """What the data says about the shapes of the towers, and about the scale of events' values."""
 
     num_ids: int
     item_category_sizes: tuple[int, ...]
@@ -29,6 +34,8 @@ class TowerSizes:
     num_query_numbers: int
     query_text_width: int
     history_length: int
+    num_event_kinds: int
+    value_scale: NumberScale
 
     @classmethod
     def of(cls, spec: FeatureSpec, vocabularies: Vocabularies, *, text_width: int) -> "TowerSizes":
@@ -46,6 +53,8 @@ class TowerSizes:
             num_query_numbers=len(spec.names("query", "number", "column")),
             query_text_width=text_width if spec.text.query_tokens else 0,
             history_length=spec.history_length,
+            num_event_kinds=len(vocabularies.categories[EVENT]),
+            value_scale=vocabularies.numbers[HISTORY_VALUE],
         )
 
 
@@ -78,7 +87,7 @@ class ItemTable(nn.Module):
 class TwoTower(nn.Module):
     """Query and item embeddings whose inner product is the retrieval score."""
 
-    def __init__(self, *, query_tower: CausalQueryTower, item_tower: ItemTower, item_table: ItemTable) -> None:
+    def __init__(self, *, query_tower: QueryTower, item_tower: ItemTower, item_table: ItemTable) -> None:
         super().__init__()
         self.query_tower = query_tower
         self.item_tower = item_tower
@@ -99,26 +108,35 @@ def build_two_tower(
     sizes: TowerSizes,
     item_table: ItemTable,
     width: int = 64,
-    num_blocks: int = 2,
-    num_heads: int = 2,
-    feed_forward_factor: int = 2,
-    dropout: float = 0.2,
     id_dropout: float = 0.1,
+    query_tower: Callable[..., QueryTower] = CausalQueryTower,
+    history: Callable[..., HistoryEncoding] = HistoryEncoding,
 ) -> TwoTower:
-    """A two-tower model for data of these sizes; conf/towers/*.yaml holds the other arguments."""
-    if width % num_heads:
-        raise ValueError(f"towers.width must be a multiple of towers.num_heads; got {width} and {num_heads}")
+    """A two-tower model for data of these sizes; conf/towers/*.yaml holds the other arguments.
+
+    Args:
+        sizes: of the data.
+        item_table: the catalogue.
+        width: D of both towers.
+        id_dropout: of the item tower.
+        query_tower: makes one of what it reads of a history, what it reads of a query, and its width.
+        history: makes what the query tower reads of a history.
+    """
     model = TwoTower(
-        query_tower=CausalQueryTower(
-            category_sizes=sizes.query_category_sizes,
-            num_numbers=sizes.num_query_numbers,
-            text_width=sizes.query_text_width,
-            history_length=sizes.history_length,
+        query_tower=query_tower(
+            history=history(
+                history_length=sizes.history_length,
+                num_event_kinds=sizes.num_event_kinds,
+                value_scale=sizes.value_scale,
+                width=width,
+            ),
+            context=QueryContext(
+                category_sizes=sizes.query_category_sizes,
+                num_numbers=sizes.num_query_numbers,
+                text_width=sizes.query_text_width,
+                width=width,
+            ),
             width=width,
-            num_blocks=num_blocks,
-            num_heads=num_heads,
-            feed_forward_factor=feed_forward_factor,
-            dropout=dropout,
         ),
         item_tower=ItemTower(
             num_ids=sizes.num_ids,
@@ -130,7 +148,7 @@ def build_two_tower(
         ),
         item_table=item_table,
     )
-    query_text, item_text = model.query_tower.text, model.item_tower.text
+    query_text, item_text = model.query_tower.context.text, model.item_tower.text
     if query_text is not None and item_text is not None and query_text.weight.shape == item_text.weight.shape:
         _align(query_text, item_text)
     return model

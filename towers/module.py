@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from features.tower_inputs import QueryTowerInputs
 from features.vocab import FIRST, PADDING
 from towers.losses import sampled_softmax
 from towers.model import TwoTower
@@ -60,7 +61,7 @@ class TowersModule(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """Mean loss over the batch's positions that have a target."""
-        history_rows, categories, numbers, text_embedding, targets = batch
+        history_rows, *query, targets = batch
         negatives = self.negatives.sample(self.sampling_probability)
         # One pass of the item tower over the distinct items of the batch, whatever their role in it.
         rows, places = torch.unique(
@@ -71,11 +72,7 @@ class TowersModule(pl.LightningModule):
             [history_rows.numel(), targets.numel(), len(negatives.rows)]
         )
         states = self.model.query_tower.states(
-            embeddings[history_places].view(*history_rows.shape, -1),
-            history_rows != PADDING,
-            categories,
-            numbers,
-            text_embedding,
+            QueryTowerInputs(embeddings[history_places].view(*history_rows.shape, -1), *query)
         )
         has_target = targets.flatten() >= FIRST
         states = states.flatten(0, 1)[has_target]  # [P, D]
@@ -91,11 +88,9 @@ class TowersModule(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """NDCG and recall of each request over all recommendable items but the excluded ones."""
-        history_rows, categories, numbers, text_embedding, relevant, excluded = batch
+        history_rows, *query, relevant, excluded = batch
         items = self.model.embed_catalogue()
-        queries = self.model.query_tower(
-            items[history_rows], history_rows != PADDING, categories, numbers, text_embedding
-        )
+        queries = self.model.query_tower(QueryTowerInputs(items[history_rows], *query))
         scores = queries @ items.T  # [B, D] @ [D, R] -> [B, R]
         relevant_scores = scores.gather(1, relevant)  # [B, M]
         scores = scores.masked_fill(~self.recommendable, float("-inf")).scatter(1, excluded, float("-inf"))

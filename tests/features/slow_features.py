@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 DAY_MS, HOUR_MS, MINUTE_MS = 24 * 3600 * 1000, 3600 * 1000, 60 * 1000
-YEAR_DAYS = 365.0
+YEAR_DAYS, TEN_YEARS_DAYS = 365.0, 3650.0
 PADDING, UNKNOWN, FIRST = 0, 1, 2
 
 
@@ -109,17 +109,21 @@ class SlowFeatures:
             "history_events": [],
             "history_values": [],
             "history_age_days": [],
+            "history_gap_days": [],
             "seen_rows": [],
             "seen_age_days": [],
         }
         history = self.history(request)
-        for event in history[-self.history_length :]:
+        next_at_ms = [event.at_ms for event in history[1:]] + [request.at_ms]
+        newest = list(zip(history, next_at_ms, strict=False))[-self.history_length :]
+        for event, until_ms in newest:
             known = event.event in self.kinds
             columns["history_rows"].append(self.row(event.item_id))
             columns["history_events"].append(self.kinds.index(event.event) + FIRST if known else UNKNOWN)
             columns["history_values"].append(event.value)
             columns["history_age_days"].append(_age_days(event, request))
-        for name in ("history_rows", "history_events", "history_values", "history_age_days"):
+            columns["history_gap_days"].append(min(max(until_ms - event.at_ms, 0) / DAY_MS, TEN_YEARS_DAYS))
+        for name in [name for name in columns if name.startswith("history")]:
             columns[name] = [0] * (self.history_length - len(columns[name])) + columns[name]
         for event in reversed(history):
             columns["seen_rows"].append(self.row(event.item_id))

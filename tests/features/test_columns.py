@@ -44,7 +44,7 @@ def test_columns_become_features_of_their_side_and_kind_in_the_order_given():
 
 def test_every_feature_that_is_no_column_says_where_it_comes_from():
     spec = spec_of(COLUMNS)
-    history = ("history_item", "history_event", "history_value", "history_age_days")
+    history = ("history_item", "history_event", "history_value", "history_age_days", "history_gap_days")
     assert spec.names("query", "sequence", "history") == history
     assert spec.names("query", "number", "history", "request") == tuple(CONTEXT)
     assert spec.names("query", "number", "request") == ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
@@ -115,8 +115,15 @@ def test_a_number_with_the_name_of_a_derived_one_is_refused_by_name():
 @pytest.mark.parametrize("side", ["query_categories", "item_categories"])
 @pytest.mark.parametrize("name", ["event", "item_id"])
 def test_a_category_with_the_name_of_a_vocabulary_that_every_dataset_has_is_refused(side, name):
-    with pytest.raises(FeaturesError, match=f"a category cannot be called {name}.*; rename the column"):
+    with pytest.raises(FeaturesError, match=f"a column cannot be called {name}.*; rename the column"):
         replace(COLUMNS, **{side: ("x", name)})
+
+
+@pytest.mark.parametrize("side", ["query_numbers", "item_numbers"])
+def test_a_number_with_the_name_of_the_scale_of_events_values_is_refused(side):
+    with pytest.raises(FeaturesError, match=r"a column cannot be called history_value.*; rename the column"):
+        replace(COLUMNS, **{side: ("x", "history_value")})
+    assert replace(COLUMNS, item_categories=("history_value",))  # of another kind
 
 
 @pytest.mark.parametrize("kind", ["categories", "numbers"])

@@ -257,6 +257,8 @@ def test_vocabularies_are_fitted_on_the_named_splits_alone(dataset):
     assert fitted.numbers["year"] == NumberScale(mean=2000.0, deviation=1.0)  # a's year alone; b has none
     assert fitted.numbers["age"] == NumberScale(mean=20.0, deviation=1.0)
     assert fitted.categories["gender"].values == ("F",)
+    # values 3, 5 and 4: mean 4, deviation sqrt((1 + 1 + 0) / 3)
+    assert fitted.numbers["history_value"] == NumberScale(mean=4.0, deviation=pytest.approx((2 / 3) ** 0.5))
 
 
 def test_more_splits_teach_more_values(dataset):
@@ -284,7 +286,7 @@ def test_a_dataset_may_have_ids_alone(tmp_path):
     assert dataset.before(np.array([5]), length=None).categories == [[]]
     assert dataset.before(np.array([5]), length=None).numbers == [[]]
     fitted = dataset.fit_vocabularies(["train"], columns=bare)
-    assert (set(fitted.categories), set(fitted.numbers)) == ({"item_id", "event"}, set())
+    assert (set(fitted.categories), set(fitted.numbers)) == ({"item_id", "event"}, {"history_value"})
 
 
 def test_a_first_text_of_several_values_is_shown_as_one_line(tmp_path):

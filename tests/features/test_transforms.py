@@ -44,6 +44,7 @@ def test_a_history_is_padded_on_the_left_so_that_the_newest_item_is_last():
     assert inputs.history_events.tolist() == [[0, 0, 0, 0, 0, purchase, view]]
     assert inputs.history_values.tolist() == [[0, 0, 0, 0, 0, 3, 5]]
     assert inputs.history_age_days.tolist() == [[0, 0, 0, 0, 0, 2, 1]]
+    assert inputs.history_gap_days.tolist() == [[0, 0, 0, 0, 0, 1, 1]]
     assert inputs.history_mask.tolist() == [[False] * 5 + [True] * 2]
 
 
@@ -108,8 +109,8 @@ def test_a_kind_of_event_that_was_not_there_to_learn_from_is_unknown():
 
 def test_an_empty_history_is_all_padding():
     inputs = encoded(a_query())
-    for array in (inputs.history_mask, inputs.history_events, inputs.history_values, inputs.history_age_days):
-        assert not array.any()
+    for name in ("mask", "events", "values", "age_days", "gap_days"):
+        assert not getattr(inputs, f"history_{name}").any()
     assert inputs.seen_rows.shape == inputs.seen_age_days.shape == (1, 0)
 
 
@@ -124,6 +125,36 @@ def test_ages_lie_between_nothing_and_a_year():
     # 20,000 days ago, and 5 ms after the request by a wrong clock
     assert inputs.history_age_days[0, -2:].tolist() == [365.0, 0.0]
     assert inputs.seen_age_days[0].tolist() == [0.0, 365.0]
+
+
+def test_a_gap_runs_to_the_next_event_of_the_history_and_the_newest_ones_to_the_request():
+    # 30 days, 6 hours and 1 ms between events, then 43.2 s until the request; an instant may hold two events
+    at_ms = [NOW_MS - 43_200 - 1 - DAY_MS // 4 - 30 * DAY_MS, NOW_MS - 43_200 - 1 - DAY_MS // 4]
+    at_ms += [NOW_MS - 43_200 - 1] * 2 + [NOW_MS - 43_200]
+    expected = [0.0, 0.0, 30.0, 0.25, 0.0, 1 / 86_400_000, 0.0005]
+    inputs = encoded(a_query(["a", "unheard of", "b", "c", "d"], at_ms=at_ms))
+    assert inputs.history_gap_days.dtype == np.float32
+    np.testing.assert_array_equal(inputs.history_gap_days, np.array([expected], dtype=np.float32))
+
+
+def test_a_gap_does_not_run_into_another_query_nor_out_of_what_is_kept():
+    inputs = encoded(together(a_query("abcdefabc"), a_query(), a_query("a", requested_at_ms=NOW_MS + DAY_MS)))
+    assert inputs.history_gap_days.tolist() == [[1] * 7, [0] * 7, [0, 0, 0, 0, 0, 0, 1]]
+
+
+def test_gaps_lie_between_nothing_and_ten_years():
+    inputs = encoded(a_query("abc", at_ms=[0, NOW_MS + 5, NOW_MS + 2]))
+    # 20,000 days; then back by 3 ms; then 2 ms after the request by a wrong clock
+    assert inputs.history_gap_days[0, -3:].tolist() == [3650.0, 0.0, 0.0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(one_query())
+def test_the_gaps_of_a_whole_history_add_up_to_the_age_of_its_first_event(query):
+    inputs, num = encoded(query), len(query.history_item_ids[0])
+    if 0 < num <= HISTORY_LENGTH and inputs.history_age_days.max() < 365.0:
+        oldest = HISTORY_LENGTH - num
+        assert inputs.history_gap_days.sum() == pytest.approx(inputs.history_age_days[0, oldest], rel=1e-5)
 
 
 def test_the_context_is_that_of_the_same_history():

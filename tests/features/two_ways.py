@@ -28,7 +28,10 @@ from features.transforms import ItemInputs, QueryFeatures, item_inputs, query_in
 from features.vocab import EVENT, FIRST, Vocabularies
 from tests.features.slow_features import Event, Item, Request, SlowFeatures
 
-SEQUENCES = ("history_rows", "history_events", "history_values", "history_age_days", "seen_rows", "seen_age_days")
+SEQUENCES = (
+    *("history_rows", "history_events", "history_values", "history_age_days", "history_gap_days"),
+    *("seen_rows", "seen_age_days"),
+)
 Arrays = dict[str, NDArray[np.generic]]
 
 

@@ -22,6 +22,7 @@ from lifecycle.candidates import Requests, StageOne
 from lifecycle.cuts import FOLD
 from lifecycle.train_towers import neighbour_tables
 from ranking.data import RankerLists
+from serving.models import TowerArrays
 from serving.retrieval import RETRIEVERS, Stage1
 from towers.index.build import FlatBuilder
 
@@ -48,16 +49,8 @@ EVENTS += [("r0", ITEM_IDS[7], 1.0, "validation", 5.0), ("r1", ITEM_IDS[9], 1.0,
 class MeanTower:
     """A query tower without weights."""
 
-    def query_tower(
-        self,
-        *,
-        history_embeddings: NDArray[np.float32],
-        history_mask: NDArray[np.bool_],
-        query_categories: NDArray[np.int64],
-        query_numbers: NDArray[np.float32],
-        query_tokens: NDArray[np.int64],
-    ) -> NDArray[np.float32]:
-        return (history_embeddings * history_mask[:, :, None]).mean(axis=1)
+    def query_tower(self, inputs: TowerArrays) -> NDArray[np.float32]:
+        return (inputs.history_embeddings * inputs.history_mask[:, :, None]).mean(axis=1)
 
     def ranker(self, *, tokens: NDArray[np.int64], dense: NDArray[np.float32]) -> NDArray[np.float32]:
         raise AssertionError("candidates need no ranker")

@@ -30,7 +30,8 @@ def test_every_event_is_the_same_offline_and_online(shop: Any, tmp_path: Path) -
     assert num_events > 300
     assert {field.num_compared for field in report.fields} == {num_events}
     names = {field.name for field in report.fields}
-    assert names >= {"history_rows", "history_events", "history_values", "history_age_days", "seen_rows", "text_tokens"}
+    assert names >= {"history_rows", "history_events", "history_values", "history_age_days", "history_gap_days"}
+    assert names >= {"seen_rows", "seen_age_days", "text_tokens"}
     assert names >= {"categories.gender", "numbers.age", "context.session_events", "ranker_tokens"}
     assert names >= {"ranker_dense.item_count_7d", "ranker_dense.colour_affinity_long", "ranker_dense.repeat_count"}
 
@@ -135,7 +136,7 @@ def test_a_store_that_is_an_event_behind_is_found_by_feature_query_and_place(sho
     data_dir = altered_tables(shop, tmp_path / "data", "events", an_event_late)
     report = shop.replay(tmp_path / "work", data_dir=data_dir)
     found = failures(report)
-    assert set(found) >= {"history_rows", "history_age_days", "seen_rows", "context.idle_days"}
+    assert set(found) >= {"history_rows", "history_age_days", "history_gap_days", "seen_rows", "context.idle_days"}
     assert not {"categories.gender", "numbers.age", "ranker_dense.item_count_all"} & set(found)
     with pytest.raises(
         ParityFailed, match=r"  history_rows: \d+ of \d+ events differ\n    query q\d+, event \d+ \(place"

@@ -31,7 +31,8 @@ def assert_all_equal(report: ParityReport, *, spec: FeatureSpec, num_events: int
     assert set(compared.values()) == {num_events}
     assert {f"ranker_dense.{name}" for name in spec.names("ranker", "number")} <= set(compared)
     assert {f"categories.{name}" for name in spec.names("query", "category")} <= set(compared)
-    assert {"history_rows", "history_events", "history_values", "history_age_days", "seen_rows"} <= set(compared)
+    assert {f"history_{name}" for name in ("rows", "events", "values", "age_days", "gap_days")} <= set(compared)
+    assert {"seen_rows", "seen_age_days"} <= set(compared)
 
 
 def test_every_event_of_movielens_100k(smoke_run: Path, smoke_dataset: Dataset) -> None:

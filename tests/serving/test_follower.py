@@ -13,7 +13,7 @@ from features.statistics import STATISTICS, ItemStatistics
 from features.transforms import QueryFeatures
 from serving.deltas import STATISTICS_FILE, Deltas
 from serving.follower import ReleaseFollower
-from serving.models import OnnxModels
+from serving.models import OnnxModels, TowerArrays
 from serving.pipeline import Pipeline
 from serving.release import Release
 from serving.retrieval import QUERY_TOWER_FILE
@@ -142,9 +142,9 @@ class PublishingModels(OnnxModels):
 
     publish: Callable[[], Any]
 
-    def query_tower(self, **arrays: Any) -> Any:
+    def query_tower(self, inputs: TowerArrays) -> Any:
         self.publish()
-        return super().query_tower(**arrays)
+        return super().query_tower(inputs)
 
 
 def test_a_request_in_flight_ends_on_the_delta_that_it_began_with(

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -7,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from features.tower_inputs import QueryTowerInputs
 from serving.models import OnnxModels, open_session
 from serving.release import RANKER_FILE
 from serving.retrieval import QUERY_TOWER_FILE
@@ -23,14 +25,17 @@ def weights_of(path: Path) -> dict[str, NDArray[np.float32]]:
     return {entry.name: onnx.numpy_helper.to_array(entry) for entry in onnx.load(path).graph.initializer}
 
 
-def tower_inputs() -> dict[str, NDArray[np.generic]]:
+def tower_inputs() -> dict[str, NDArray[Any]]:
     generator = np.random.default_rng(0)
     return {
         "history_embeddings": generator.normal(size=(N, L, D)).astype(np.float32),
         "history_mask": generator.random((N, L)) < 0.5,
+        "history_events": generator.integers(0, 3, size=(N, L)),
+        "history_values": generator.normal(size=(N, L)).astype(np.float32),
+        "history_gap_days": generator.random((N, L)).astype(np.float32),
         "query_categories": generator.integers(0, 4, size=(N, 2)),
         "query_numbers": generator.normal(size=(N, 1)).astype(np.float32),
-        "query_tokens": np.zeros((N, 0), dtype=np.int64),
+        "query_text": np.zeros((N, 0), dtype=np.int64),
     }
 
 
@@ -57,11 +62,11 @@ def write_dense_ranker(path: Path) -> None:
 def test_the_tower_gives_what_its_session_gives(models: OnnxModels, tiny_release: Path) -> None:
     inputs = tower_inputs()
     session = onnxruntime.InferenceSession(str(tiny_release / QUERY_TOWER_FILE), providers=["CPUExecutionProvider"])
-    embeddings = models.query_tower(**inputs)
+    embeddings = models.query_tower(QueryTowerInputs(**inputs))
     assert embeddings.shape == (N, D)
     assert embeddings.dtype == np.float32
-    # The tower of a release whose queries have no text takes no tokens.
-    del inputs["query_tokens"]
+    # The tower of a release whose queries have no text takes none.
+    del inputs["query_text"]
     np.testing.assert_array_equal(embeddings, session.run(["query_embedding"], inputs)[0])
 
 
@@ -93,11 +98,11 @@ def test_models_opened_without_a_ranker_say_so(tiny_release: Path) -> None:
 
 def test_a_batch_equals_its_rows_one_at_a_time(models: OnnxModels, tiny_release: Path) -> None:
     tower, ranker = tower_inputs(), ranker_inputs(len(weights_of(tiny_release / RANKER_FILE)["dense_weights"]))
-    embeddings, scores = models.query_tower(**tower), models.ranker(**ranker)
+    embeddings, scores = models.query_tower(QueryTowerInputs(**tower)), models.ranker(**ranker)
     for n in range(N):
         one_tower = {name: array[n : n + 1] for name, array in tower.items()}
         one_ranker = {name: array[n : n + 1] for name, array in ranker.items()}
-        np.testing.assert_allclose(models.query_tower(**one_tower)[0], embeddings[n], atol=1e-5)
+        np.testing.assert_allclose(models.query_tower(QueryTowerInputs(**one_tower))[0], embeddings[n], atol=1e-5)
         np.testing.assert_allclose(models.ranker(**one_ranker)[0], scores[n], atol=1e-5)
 
 

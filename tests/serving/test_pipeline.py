@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from features.transforms import QueryFeatures
 from serving.answers import STAGES
 from serving.errors import ReleaseDamaged
+from serving.models import TowerArrays
 from serving.pipeline import Pipeline, Recommendations
 from serving.settings import PipelineSettings
 
@@ -34,16 +35,8 @@ class FakeModels:
         self.scores = scores
         self.shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
 
-    def query_tower(
-        self,
-        *,
-        history_embeddings: NDArray[np.float32],
-        history_mask: NDArray[np.bool_],
-        query_categories: NDArray[np.int64],
-        query_numbers: NDArray[np.float32],
-        query_tokens: NDArray[np.int64],
-    ) -> NDArray[np.float32]:
-        return np.ones((len(history_mask), D), dtype=np.float32)
+    def query_tower(self, inputs: TowerArrays) -> NDArray[np.float32]:
+        return np.ones((len(inputs.history_mask), D), dtype=np.float32)
 
     def ranker(self, *, tokens: NDArray[np.int64], dense: NDArray[np.float32]) -> NDArray[np.float32]:
         self.shapes.append((tokens.shape, dense.shape))

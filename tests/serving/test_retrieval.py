@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from features.tower_inputs import QueryTowerInputs
 from features.transforms import QueryFeatures, QueryInputs
 from serving.models import OnnxModels
 from serving.retrieval import (
@@ -201,11 +202,16 @@ def test_a_history_enters_the_tower_by_its_items_embeddings(stage1: Stage1, enco
     # rows: i3 is 5, an unknown item 1, i9 is 11; the newest is last
     history[0, -3:] = stage1.item_embeddings[[5, 1, 11]]
     expected = models.query_tower(
-        history_embeddings=history,
-        history_mask=np.array([[False] * 7 + [True] * 3, [False] * 10]),
-        query_categories=inputs.categories,
-        query_numbers=inputs.numbers,
-        query_tokens=np.zeros((2, 0), dtype=np.int64),
+        QueryTowerInputs(
+            history_embeddings=history,
+            history_mask=np.array([[False] * 7 + [True] * 3, [False] * 10]),
+            history_events=inputs.history_events,
+            history_values=inputs.history_values,
+            history_gap_days=inputs.history_gap_days,
+            query_categories=inputs.categories,
+            query_numbers=inputs.numbers,
+            query_text=np.zeros((2, 0), dtype=np.int64),
+        )
     )
     np.testing.assert_array_equal(stage1.embed(inputs, models=models), expected)
 

@@ -27,6 +27,7 @@ from towers.index.build import FlatBuilder
 from towers.retrievers.neighbours import NeighbourTable
 
 NUM_ITEMS, D, E = 300, 8, 4
+PARTS = ("event", "value", "gap")  # that the query tower adds to an item's embedding
 TABLE_ROWS = 8  # of every small embedding table; ids in this release stay below
 COLUMNS = FeatureColumns(
     query_categories=("gender", "occupation"),
@@ -125,21 +126,37 @@ class _Models:
             inputs={
                 "history_embeddings": (real, ["N", "L", D]),
                 "history_mask": (TensorProto.BOOL, ["N", "L"]),
+                "history_events": (whole, ["N", "L"]),
+                "history_values": (real, ["N", "L"]),
+                "history_gap_days": (real, ["N", "L"]),
                 "query_categories": (whole, ["N", len(COLUMNS.query_categories)]),
                 "query_numbers": (real, ["N", len(COLUMNS.query_numbers)]),
             },
             output=("query_embedding", ["N", D]),
             nodes=[
                 node("Cast", ["history_mask"], ["mask"], to=real),
-                node("Unsqueeze", ["mask", "axis_2"], ["mask_column"]),
-                node("Mul", ["history_embeddings", "mask_column"], ["present"]),
-                node("ReduceMean", ["present"], ["history"], axes=[1], keepdims=0),
+                node("Unsqueeze", ["mask", "axis_1"], ["mask_row"]),
+                node("Gather", ["event_table", "history_events"], ["event_embeddings"]),
+                node("Unsqueeze", ["history_values", "axis_2"], ["value_column"]),
+                node("MatMul", ["value_column", "value_weights"], ["value_embeddings"]),
+                node("Unsqueeze", ["history_gap_days", "axis_2"], ["gap_column"]),
+                node("MatMul", ["gap_column", "gap_weights"], ["gap_embeddings"]),
+                node("Sum", ["history_embeddings", *(f"{name}_embeddings" for name in PARTS)], ["encoded"]),
+                # By a product, for ReduceMean adds a batch of one up in another order than a larger batch.
+                node("MatMul", ["mask_row", "encoded"], ["history_row"]),
+                node("Squeeze", ["history_row", "axis_1"], ["history"]),
                 node("Gather", ["category_table", "query_categories"], ["category_embeddings"]),
                 node("ReduceSum", ["category_embeddings", "axis_1"], ["categories"], keepdims=0),
                 node("MatMul", ["query_numbers", "number_weights"], ["numbers"]),
                 node("Sum", ["history", "categories", "numbers"], ["query_embedding"]),
             ],
-            weights={"category_table": (TABLE_ROWS, D), "number_weights": (len(COLUMNS.query_numbers), D)},
+            weights={
+                "event_table": (TABLE_ROWS, D),
+                "value_weights": (1, D),
+                "gap_weights": (1, D),
+                "category_table": (TABLE_ROWS, D),
+                "number_weights": (len(COLUMNS.query_numbers), D),
+            },
         )
         self._save(
             "item_tower.onnx",

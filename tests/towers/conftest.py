@@ -1,5 +1,6 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from towers.data import HeldOut, TowerData, held_out, training_windows
 from towers.model import ItemTable, TowerSizes, TwoTower, build_two_tower
 from towers.module import TowersModule
 from towers.negatives import FrequencySampler
+from towers.query_towers.causal import CausalQueryTower
 
 TEXT_WIDTH = 6
 
@@ -38,10 +40,8 @@ class World:
                 sizes=TowerSizes.of(self.spec, self.vocabularies, text_width=TEXT_WIDTH),
                 item_table=ItemTable(items=self.items, text_embeddings=texts.astype(np.float32)),
                 width=width,
-                num_blocks=1,
-                num_heads=2,
-                dropout=dropout,
                 id_dropout=id_dropout,
+                query_tower=partial(CausalQueryTower, num_blocks=1, dropout=dropout),
             )
 
     def module(self, model: TwoTower, *, learning_rate: float = 0.01, num_negatives: int = 16) -> TowersModule:

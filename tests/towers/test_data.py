@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.tower_inputs import read_as_encoded
 from features.vocab import FIRST, PADDING
 from towers.data import TowerData, Windows, training_windows
 
@@ -217,11 +218,11 @@ def test_an_epoch_shows_every_window_once(world):
 def test_the_parts_of_a_batch_belong_together(world):
     data = world.data(batch_size=6)
     place_of = {row: place for place, row in enumerate(data.windows.targets[:, -1].tolist())}
-    for history_rows, categories, numbers, text_embeddings, targets in data.train_dataloader():
+    for history_rows, *query, text_embeddings, targets in data.train_dataloader():
         places = [place_of[row] for row in targets[:, -1].tolist()]
         np.testing.assert_array_equal(history_rows, data.windows.inputs.history_rows[places])
-        np.testing.assert_array_equal(categories, data.windows.inputs.categories[places])
-        np.testing.assert_array_equal(numbers, data.windows.inputs.numbers[places])
+        for name, expected in read_as_encoded(data.windows.inputs).items():
+            np.testing.assert_array_equal(query.pop(0), expected[places], err_msg=name)
         np.testing.assert_array_equal(text_embeddings, data.windows.text_embeddings[places])
         np.testing.assert_array_equal(targets, data.windows.targets[places])
 
@@ -258,7 +259,7 @@ def test_a_loader_draws_nothing_from_the_generator_of_dropout_and_negatives(worl
 def test_validation_comes_in_order_with_what_was_chosen_and_what_is_excluded(world):
     data = world.data()
     (batch,) = list(data.val_dataloader())
-    history_rows, _, _, _, relevant, excluded = batch
+    history_rows, *_, relevant, excluded = batch
     np.testing.assert_array_equal(relevant, data.validation.relevant)
     np.testing.assert_array_equal(history_rows, data.validation.inputs.history_rows)
     np.testing.assert_array_equal(excluded, data.validation.inputs.seen_rows)

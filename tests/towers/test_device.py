@@ -1,13 +1,18 @@
 """What a GPU must get right: a training step runs there, and gives what the CPU gives."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
+from features.tower_inputs import QueryTowerInputs
 from features.transforms import ItemInputs
+from features.vocab import PADDING, NumberScale
 from towers.model import ItemTable, TowerSizes, TwoTower, build_two_tower
 from towers.module import TowersModule
 from towers.negatives import FrequencySampler
+from towers.query_towers.causal import CausalQueryTower
 
 NUM_ITEMS, LENGTH, WINDOWS = 30, 6, 8
 
@@ -34,8 +39,12 @@ def small_module() -> TowersModule:
         num_query_numbers=1,
         query_text_width=3,
         history_length=LENGTH,
+        num_event_kinds=4,
+        value_scale=NumberScale(0.0, 1.0),
     )
-    model: TwoTower = build_two_tower(sizes=sizes, item_table=table, width=8, num_heads=2, dropout=0.0, id_dropout=0.0)
+    model: TwoTower = build_two_tower(
+        sizes=sizes, item_table=table, width=8, id_dropout=0.0, query_tower=partial(CausalQueryTower, dropout=0.0)
+    )
     counts = np.where(rows >= 2, 5, 0)
     module = TowersModule(
         model=model,
@@ -56,15 +65,18 @@ def batch(device: str) -> tuple[torch.Tensor, ...]:
     targets = torch.randint(2, NUM_ITEMS, (WINDOWS, LENGTH), generator=generator)
     categories = torch.randint(0, 4, (WINDOWS, 1), generator=generator)
     numbers, text = torch.zeros(WINDOWS, 1), torch.randn(WINDOWS, 3, generator=generator)
-    return tuple(part.to(device) for part in (history, categories, numbers, text, targets))
+    mask, events = history != PADDING, torch.randint(0, 4, (WINDOWS, LENGTH), generator=generator)
+    values, gap_days = (torch.rand(WINDOWS, LENGTH, generator=generator) for _ in range(2))
+    parts = (history, mask, events, values, gap_days, categories, numbers, text, targets)
+    return tuple(part.to(device) for part in parts)
 
 
 def test_a_training_step_runs_without_data_on_the_meta_device() -> None:
     """Shapes and device placement alone: a tensor made on another device would be refused."""
     model = small_module().model.to("meta")
-    history, categories, numbers, text, targets = (part.to("meta") for part in batch("cpu"))
+    history, *query, targets = (part.to("meta") for part in batch("cpu"))
     embeddings = model.embed_items(history.flatten()).view(*history.shape, -1)
-    states = model.query_tower.states(embeddings, history != 0, categories, numbers, text)
+    states = model.query_tower.states(QueryTowerInputs(embeddings, *query))
     loss = (states * model.embed_items(targets.flatten()).view_as(states)).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is None or p.grad.device.type == "meta" for p in model.parameters())
@@ -77,9 +89,9 @@ def test_the_query_embedding_on_a_gpu_equals_the_cpu() -> None:
     on_cpu, on_gpu = [], []
     for device, kept in (("cpu", on_cpu), ("cuda", on_gpu)):
         model = module.model.to(device)
-        history, categories, numbers, text, _ = batch(device)
+        history, *query, _ = batch(device)
         embeddings = model.embed_catalogue()
-        kept.append(model.query_tower(embeddings[history], history != 0, categories, numbers, text).detach().cpu())
+        kept.append(model.query_tower(QueryTowerInputs(embeddings[history], *query)).detach().cpu())
     torch.testing.assert_close(on_gpu[0], on_cpu[0], rtol=1e-4, atol=1e-4)
 
 

@@ -1,3 +1,5 @@
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -13,10 +15,13 @@ from torch.testing import assert_close
 
 from features.columns import FeatureColumns
 from features.spec import TextLayout
+from features.tower_inputs import QueryTowerInputs
 from features.transforms import ItemInputs
-from features.vocab import Vocabularies, Vocabulary
+from features.vocab import NumberScale, Vocabularies, Vocabulary
+from tests.towers.query_towers.by_hand import VARIANTS, stir
 from towers.export import WEIGHTS_FILE, export_onnx, export_towers
 from towers.model import ItemTable, TowerSizes, TwoTower, build_two_tower
+from towers.query_towers.history import HistoryEncoding
 from towers.text_encoder import SentenceEncoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated:FutureWarning")
@@ -49,6 +54,9 @@ def query_arguments(num: int) -> dict[str, Tensor]:
     return {
         "history_embeddings": torch.randn(num, LENGTH, WIDTH, generator=generator),
         "history_mask": torch.arange(LENGTH) >= LENGTH - lengths.unsqueeze(1),
+        "history_events": torch.randint(0, 3, (num, LENGTH), generator=generator),
+        "history_values": torch.randn(num, LENGTH, generator=generator),
+        "history_gap_days": 10 ** (torch.rand(num, LENGTH, generator=generator) * 7 - 5),  # a second to 100 days
         "query_categories": torch.randint(0, 4, (num, 1), generator=generator),
         "query_numbers": torch.randn(num, 1, generator=generator),
     }
@@ -66,9 +74,29 @@ def test_the_query_tower_answers_as_in_torch_for_any_number_of_queries(exported,
     session = session_of(exported, "query_tower.onnx")
     (found,) = session.run(["query_embedding"], {name: tensor.numpy() for name, tensor in arguments.items()})
     with torch.inference_mode():
-        expected = exported.model.query_tower(*arguments.values(), torch.zeros(num, 0))
+        expected = exported.model.query_tower(QueryTowerInputs(**arguments, query_text=torch.zeros(num, 0)))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert found.shape == (num, WIDTH)
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS.keys() - {"causal"}))
+def test_a_query_tower_of_every_kind_answers_as_in_torch(ring, tmp_path, variant):
+    model = build_two_tower(
+        sizes=TowerSizes.of(ring.spec, ring.vocabularies, text_width=6),
+        item_table=ring.model(seed=1).item_table,
+        width=WIDTH,
+        query_tower=VARIANTS[variant],
+        history=partial(HistoryEncoding, values=True),
+    )
+    stir(model, seed=2)
+    export_towers(model, tmp_path, history_length=LENGTH, spec_hash=ring.spec.hash)
+    session = onnxruntime.InferenceSession(tmp_path / "query_tower.onnx", providers=["CPUExecutionProvider"])
+    for num in (1, 3):
+        arguments = query_arguments(num)
+        (found,) = session.run(None, {name: tensor.numpy() for name, tensor in arguments.items()})
+        with torch.inference_mode():
+            expected = model.query_tower(QueryTowerInputs(**arguments, query_text=torch.zeros(num, 0)))
+        np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [[2], [0, 1, 31]])
@@ -101,6 +129,9 @@ def test_inputs_have_the_names_and_types_that_the_server_sends(exported):
     assert inputs["query_tower.onnx"] == {
         "history_embeddings": ("tensor(float)", [LENGTH, WIDTH]),
         "history_mask": ("tensor(bool)", [LENGTH]),
+        "history_events": ("tensor(int64)", [LENGTH]),
+        "history_values": ("tensor(float)", [LENGTH]),
+        "history_gap_days": ("tensor(float)", [LENGTH]),
         "query_categories": ("tensor(int64)", [1]),
         "query_numbers": ("tensor(float)", [1]),
     }
@@ -146,7 +177,10 @@ def test_a_query_tower_with_text_takes_tokens_and_embeds_them_itself(tmp_path):
         history_length=LENGTH,
     )
     spec = columns.spec(text=TextLayout(query_tokens=5), ranker_features=())
-    vocabularies = Vocabularies(categories={"item_id": Vocabulary(tuple("abc"))}, numbers={})
+    vocabularies = Vocabularies(
+        categories={"item_id": Vocabulary(tuple("abc")), "event": Vocabulary(("asked",))},
+        numbers={"history_value": NumberScale(0.0, 1.0)},
+    )
     no_tokens = np.zeros((5, 1), dtype=np.int32)
     items = ItemInputs(
         item_id=np.arange(5),
@@ -175,15 +209,15 @@ def test_a_query_tower_with_text_takes_tokens_and_embeds_them_itself(tmp_path):
     )
     session = onnxruntime.InferenceSession(tmp_path / "query_tower.onnx", providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]
-    # Categories and numbers stay inputs, of no width.
-    assert names == ["history_embeddings", "history_mask", "query_categories", "query_numbers", "query_tokens"]
+    # Categories and numbers stay inputs, of no width; so does what this tower has no weights for.
+    assert names == [field.name for field in fields(QueryTowerInputs)]
     tokens = torch.tensor([[5, 6, 4, 8, 9], [7, 3, 0, 0, 0], [0, 0, 0, 0, 0]])
     for num in (1, 3):
         asked = query_arguments(num)
         asked |= {name: asked[name][:, :0] for name in ("query_categories", "query_numbers")}
         with torch.inference_mode():
-            expected = model.query_tower(*asked.values(), sentences(tokens[:num]))
-        asked["query_tokens"] = tokens[:num]
+            expected = model.query_tower(QueryTowerInputs(**asked, query_text=sentences(tokens[:num])))
+        asked["query_text"] = tokens[:num]
         (found,) = session.run(["query_embedding"], {name: asked[name].numpy() for name in names})
         np.testing.assert_allclose(found, expected, atol=1e-5)
 

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -5,9 +8,11 @@ from torch.testing import assert_close
 
 from features.columns import FeatureColumns
 from features.spec import TextLayout
+from features.tower_inputs import QueryTowerInputs
 from features.transforms import ItemInputs
 from features.vocab import FIRST, PADDING, NumberScale, Vocabularies, Vocabulary
 from towers.model import ItemTable, TowerSizes, TwoTower, build_two_tower
+from towers.query_towers.causal import CausalQueryTower
 
 SIZES = TowerSizes(
     num_ids=6,
@@ -18,6 +23,8 @@ SIZES = TowerSizes(
     num_query_numbers=1,
     query_text_width=0,
     history_length=4,
+    num_event_kinds=3,
+    value_scale=NumberScale(0.0, 1.0),
 )
 
 
@@ -40,7 +47,7 @@ def item_table(num_rows: int = 7) -> ItemTable:
 
 def model(table: ItemTable | None = None) -> TwoTower:
     torch.manual_seed(0)
-    return build_two_tower(sizes=SIZES, item_table=table or item_table(), width=8, num_heads=2).eval()
+    return build_two_tower(sizes=SIZES, item_table=table or item_table(), width=8).eval()
 
 
 def test_sizes_follow_from_the_spec_and_what_was_fitted():
@@ -58,8 +65,12 @@ def test_sizes_follow_from_the_spec_and_what_was_fitted():
             "genres": Vocabulary(("Drama",)),
             "gender": Vocabulary(("F", "M")),
             "occupation": Vocabulary(()),
+            "event": Vocabulary(("view", "purchase")),
         },
-        numbers={name: NumberScale(0.0, 1.0) for name in ("age", "year", "runtime")},
+        numbers={
+            **{name: NumberScale(0.0, 1.0) for name in ("age", "year", "runtime")},
+            "history_value": NumberScale(3.5, 1.1),
+        },
     )
     # a vocabulary's size is its values, padding and unknown
     assert TowerSizes.of(
@@ -73,6 +84,8 @@ def test_sizes_follow_from_the_spec_and_what_was_fitted():
         num_query_numbers=1,
         query_text_width=0,
         history_length=9,
+        num_event_kinds=4,
+        value_scale=NumberScale(3.5, 1.1),
     )
 
 
@@ -80,7 +93,10 @@ def test_what_queries_say_is_as_wide_as_what_items_say():
     columns = FeatureColumns(
         query_categories=(), query_numbers=(), item_categories=(), item_numbers=(), item_texts=(), query_text="asked"
     )
-    vocabularies = Vocabularies(categories={"item_id": Vocabulary(("a",))}, numbers={})
+    vocabularies = Vocabularies(
+        categories={"item_id": Vocabulary(("a",)), "event": Vocabulary(("asked",))},
+        numbers={"history_value": NumberScale(0.0, 1.0)},
+    )
     spec = columns.spec(text=TextLayout(query_tokens=8), ranker_features=())
     assert TowerSizes.of(spec, vocabularies, text_width=384).query_text_width == 384
 
@@ -117,15 +133,26 @@ def test_weights_serve_a_catalogue_that_has_grown():
 def test_a_history_is_embedded_as_the_items_it_is_made_of():
     towers = model()
     rows = torch.tensor([[PADDING, PADDING, FIRST, 4]])
-    arguments = rows != PADDING, torch.tensor([[2]]), torch.zeros(1, 1), torch.zeros(1, 0)
-    from_rows = towers.query_tower(towers.embed_items(rows.flatten()).view(1, 4, 8), *arguments)
-    from_catalogue = towers.query_tower(towers.embed_catalogue()[rows], *arguments)
+    inputs = QueryTowerInputs(
+        history_embeddings=towers.embed_items(rows.flatten()).view(1, 4, 8),
+        history_mask=rows != PADDING,
+        history_events=torch.full((1, 4), FIRST),
+        history_values=torch.zeros(1, 4),
+        history_gap_days=torch.ones(1, 4),
+        query_categories=torch.tensor([[2]]),
+        query_numbers=torch.zeros(1, 1),
+        query_text=torch.zeros(1, 0),
+    )
+    from_rows = towers.query_tower(inputs)
+    from_catalogue = towers.query_tower(replace(inputs, history_embeddings=towers.embed_catalogue()[rows]))
     assert_close(from_rows, from_catalogue)
 
 
 def test_a_width_that_heads_cannot_share_is_refused_with_both_numbers():
-    with pytest.raises(ValueError, match=r"towers\.width must be a multiple of towers\.num_heads; got 10 and 4"):
-        build_two_tower(sizes=SIZES, item_table=item_table(), width=10, num_heads=4)
+    with pytest.raises(ValueError, match=r"towers\.width must be .* of towers\.query_tower\.num_heads; got 10 and 4"):
+        build_two_tower(
+            sizes=SIZES, item_table=item_table(), width=10, query_tower=partial(CausalQueryTower, num_heads=4)
+        )
 
 
 def test_texts_that_are_alike_begin_alike_on_both_sides():
@@ -138,6 +165,8 @@ def test_texts_that_are_alike_begin_alike_on_both_sides():
         num_query_numbers=0,
         query_text_width=12,
         history_length=1,
+        num_event_kinds=2,
+        value_scale=NumberScale(0.0, 1.0),
     )
     table = ItemTable(
         items=ItemInputs(
@@ -149,10 +178,11 @@ def test_texts_that_are_alike_begin_alike_on_both_sides():
         ),
         text_embeddings=np.zeros((3, 12), dtype=np.float32),
     )
-    model = build_two_tower(sizes=sizes, item_table=table, width=8, num_heads=2)
-    assert model.query_tower.text is not None
+    model = build_two_tower(sizes=sizes, item_table=table, width=8)
+    query_text = model.query_tower.context.text
+    assert query_text is not None
     assert model.item_tower.text is not None
-    torch.testing.assert_close(model.query_tower.text.weight, model.item_tower.text.weight)
+    torch.testing.assert_close(query_text.weight, model.item_tower.text.weight)
     # orthogonal rows, scaled so that a random text of length 1 keeps its length on average: 12 / 8
     product = model.item_tower.text.weight @ model.item_tower.text.weight.T
     torch.testing.assert_close(product, torch.eye(8) * 12 / 8, atol=1e-5, rtol=0)

@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from evaluation.metrics import count_relevant, gains, ndcg, recall
+from features.tower_inputs import QueryTowerInputs
 from features.vocab import FIRST, PADDING
 from lifecycle.train_towers import EpochSeed
 from towers.module import TowersModule
@@ -125,8 +126,9 @@ def test_what_follows_in_a_deterministic_log_is_learnt(ring):
     before = measured(ring, module)
     trainer_of(epochs=15).fit(module, datamodule=ring.data())
     after = measured(ring, module)
-    # 24 of 30 items are left after 6 are seen. Random order: sum of 1 / log2(rank + 1) over 10 ranks is 4.54, / 24
-    assert before["validation/ndcg@10"] < 2 * 4.54 / 24
+    # 24 of 30 items are left after 6 are seen. Random order: sum of 1 / log2(rank + 1) over 10 ranks is 4.54, / 24 is
+    # .19. Untrained towers give .31 to .43: the number weighs most in them, and the next item has the next number.
+    assert before["validation/ndcg@10"] < 0.5
     assert after["validation/ndcg@10"] > 0.8
     assert after["validation/recall@100"] == 1.0
 
@@ -152,7 +154,7 @@ def test_validation_metrics_equal_those_of_the_evaluator_on_the_same_scores(buil
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
         batch = next(iter(data.val_dataloader()))
         catalogue = module.model.eval().embed_catalogue()
-        queries = module.model.query_tower(catalogue[batch[0]], batch[0] != PADDING, *batch[1:4])
+        queries = module.model.query_tower(QueryTowerInputs(catalogue[batch[0]], *batch[1:-2]))
         scores = (queries @ catalogue.T).numpy()
     trained = set(world.dataset.event_rows()[world.dataset.events.places(["train"])].tolist())
     ranked = np.full((len(scores), 100), PADDING)
@@ -184,7 +186,7 @@ def test_validation_of_requests_with_several_relevant_items_equals_the_evaluator
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
         batch = next(iter(data.val_dataloader()))
         catalogue = module.model.eval().embed_catalogue()
-        queries = module.model.query_tower(catalogue[batch[0]], batch[0] != PADDING, *batch[1:4])
+        queries = module.model.query_tower(QueryTowerInputs(catalogue[batch[0]], *batch[1:-2]))
         scores = (queries @ catalogue.T).numpy()
     ranked = np.full((60, 100), PADDING)
     for row, (own, excluded) in enumerate(zip(scores, data.validation.excluded.tolist(), strict=True)):

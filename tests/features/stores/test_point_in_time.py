@@ -217,7 +217,10 @@ def end_of_instant(world: World, place: int) -> int:
     return place + int((events.at_ms[place:end] == events.at_ms[place]).sum())
 
 
-SEEN = {"history_rows", "history_events", "history_values", "seen_rows", "history_count", "query_history_count"}
+SEEN = {
+    *("history_rows", "history_events", "history_values", "history_gap_days"),
+    *("seen_rows", "history_count", "query_history_count"),
+}
 COUNTS = {"item_count_all", "item_count_1d", "item_count_7d", "item_count_30d", "item_value_mean", "item_idle_days"}
 LEAKS = {
     "the day of the request counts": Leak(with_statistics(lambda day, _: day + 1), COUNTS),
