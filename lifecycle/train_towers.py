@@ -32,6 +32,7 @@ from lifecycle.interrupts import interruptible
 from serving.retrieval import write_tables
 from towers.data import TowerData, held_out, training_windows
 from towers.export import export_towers
+from towers.loss_guard import LossGuard
 from towers.losses.loss import Loss
 from towers.model import ItemTable, TowerSizes, TwoTower
 from towers.module import TowersModule
@@ -48,6 +49,7 @@ MONITOR = "validation/ndcg@10"
 TEXT_EMBEDDINGS_FILE = "text_embeddings.npy"
 RECOMMENDABLE_FILE = "recommendable.npy"
 SUMMARY_FILE = "training.json"
+GUARDED_STEPS = 50  # after so many steps their losses are looked at, for which the device has to be waited for
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,9 @@ class TowersTraining:
             save_last=True,
             enable_version_counter=False,
         )
-        callbacks: list[Callback] = [EpochSeed(settings.seed), keep_best]
+        # Beside the step's directory, which is emptied when a setting changes.
+        guard = LossGuard(every_n_steps=GUARDED_STEPS, save_to=directory.parent.parent / f"broken_batch_{cut.name}")
+        callbacks: list[Callback] = [EpochSeed(settings.seed), guard, keep_best]
         if validation is not None:
             callbacks.append(EarlyStopping(monitor=MONITOR, mode="max", patience=settings.patience))
         trainer = self.build_trainer(
