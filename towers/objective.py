@@ -3,12 +3,11 @@
 Owns how loss and negatives come together, and that they fit. The losses themselves and the sources of negatives are
 files of their own.
 
-Shapes: R rows of the item table, P positions with a target, D embedding width, N items that a target competes with,
-M negatives shared by all positions, H mined for each.
+Shapes: R rows of the item table, U of them embedded for the batch, P positions with a target, D embedding width, N
+items that a target competes with, M negatives shared by all positions, H mined for each.
 """
 
 import logging
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +25,20 @@ from towers.training_batch import TrainingBatch
 logger = logging.getLogger(__name__)
 
 
-class Objective(Protocol):
-    """What a step minimises."""
+class Objective(nn.Module):
+    """What a step minimises.
 
-    @property
-    def always(self) -> Tensor:
-        """[A] ItemRow that every step embeds."""
+    Attributes:
+        always: [A] ItemRow that every step embeds; it stays on the host.
+        max_logits: logits that are made at a time.
+    """
 
-    def __call__(
+    def __init__(self, *, always: Tensor, max_logits: int) -> None:
+        super().__init__()
+        self.always = always
+        self.max_logits = max_logits
+
+    def forward(
         self, model: TwoTower, batch: TrainingBatch, *, states: Tensor, embeddings: Tensor, step: int
     ) -> Tensor:
         """Losses of the positions with a target.
@@ -48,16 +53,15 @@ class Objective(Protocol):
         Returns:
             [P].
         """
+        raise NotImplementedError
 
 
-class FullObjective(nn.Module):
+class FullObjective(Objective):
     """Every item is a negative of every position."""
 
     def __init__(self, loss: OverAll, items: TrainingItems, *, max_logits: int = MAX_LOGITS) -> None:
-        super().__init__()
+        super().__init__(always=torch.from_numpy(items.compared), max_logits=max_logits)
         self.loss = loss
-        self.always = torch.from_numpy(items.compared)
-        self.max_logits = max_logits
 
     def forward(
         self, model: TwoTower, batch: TrainingBatch, *, states: Tensor, embeddings: Tensor, step: int
@@ -71,7 +75,7 @@ class FullObjective(nn.Module):
         return in_chunks(losses, states, batch.target_places, num_logits=len(items), max_logits=self.max_logits)
 
 
-class SampledObjective(nn.Module):
+class SampledObjective(Objective):
     """A sample of negatives that all positions share, and mined ones for each position if there are settings for it."""
 
     def __init__(
@@ -82,12 +86,10 @@ class SampledObjective(nn.Module):
         *,
         max_logits: int = MAX_LOGITS,
     ) -> None:
-        super().__init__()
+        super().__init__(always=torch.empty(0, dtype=torch.long), max_logits=max_logits)
         self.loss = loss
         self.shared = shared
         self.hard = hard
-        self.always = torch.empty(0, dtype=torch.long)
-        self.max_logits = max_logits
 
     def forward(
         self, model: TwoTower, batch: TrainingBatch, *, states: Tensor, embeddings: Tensor, step: int
@@ -150,7 +152,7 @@ def _left_out(rows: Tensor, target_rows: Tensor) -> Tensor:
     return (rows == target_rows.unsqueeze(1)) | (rows < FIRST)
 
 
-def objective_of(*, loss: Loss, negatives: NegativeSource, items: TrainingItems) -> FullObjective | SampledObjective:
+def objective_of(*, loss: Loss, negatives: NegativeSource, items: TrainingItems) -> Objective:
     """What these settings minimise over these items.
 
     Raises:

@@ -17,7 +17,7 @@ from towers.negatives.frequency import Uniform
 from towers.negatives.hard import Hard
 from towers.negatives.items import QueryRows, TrainingItems
 from towers.negatives.targets import InBatch
-from towers.objective import FullObjective, SampledObjective, objective_of
+from towers.objective import Objective, SampledObjective, objective_of
 from towers.training_batch import BatchMaker, TrainingBatch
 
 # Rows 0 and 1 are no items; rows 2 to 6 are compared, row 7 is not.
@@ -50,7 +50,7 @@ class Table(nn.Module):
 
 
 def losses_of(
-    objective: FullObjective | SampledObjective, *, step: int = 0, max_logits: int | None = None
+    objective: Objective, *, step: int = 0, max_logits: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor, TrainingBatch]:
     """[P] losses, their gradient by the table, [P, 8] logits of all rows, and the batch."""
     if max_logits is not None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from features.vocab import PADDING
+from features.vocab import FIRST, PADDING
 from towers.errors import UnfitPieces
 
 
@@ -50,10 +50,11 @@ class TrainingItems:
     of_queries: QueryRows | None = None
 
     def __post_init__(self) -> None:
-        if not self.counts.any():
+        if not self.counts[FIRST:].any():
             raise UnfitPieces("no item has a training event, so there is nothing to learn: check the split")
 
     @property
     def compared(self) -> NDArray[np.int64]:
         """Rows that a target competes with: what was chosen in training and what may be recommended."""
-        return np.flatnonzero((self.counts > 0) | self.recommendable)
+        rows = np.flatnonzero((self.counts > 0) | self.recommendable)
+        return rows[rows >= FIRST]  # events of items that the catalogue lacks are counted too

@@ -59,6 +59,8 @@ class SharedNegatives(nn.Module):
     With several, an item is expected as often as all of them together bring it, whichever brought it this time (the
     deterministic mixture): the correction stays finite where one source has an item that another never draws.
 
+    Targets are those of all ranks; what reads none is drawn by each rank for its own positions.
+
     Source: Yang et al., WWW 2020, "Mixed Negative Sampling for Learning Two-tower Neural Networks in Recommendations";
     Owen and Zhou, JASA 2000, "Safe and Effective Importance Sampling".
     """

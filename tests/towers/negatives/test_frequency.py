@@ -52,10 +52,10 @@ def test_what_may_be_recommended_without_an_event_counts_as_if_it_had_one():
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=20).filter(any), st.floats(0, 1))
 def test_probabilities_add_up_and_only_items_seen_in_training_have_one(counts, exponent):
-    items = TrainingItems(counts=np.array(counts), recommendable=np.zeros(len(counts), dtype=bool))
+    items = TrainingItems(counts=np.array([0, 0, *counts]), recommendable=np.zeros(2 + len(counts), dtype=bool))
     probabilities = sampler_of(Frequency(num_negatives=1, exponent=exponent), items).probabilities
     assert probabilities.sum().item() == pytest.approx(1.0, abs=1e-5)
-    np.testing.assert_array_equal(probabilities > 0, np.array(counts) > 0)
+    np.testing.assert_array_equal(probabilities > 0, items.counts > 0)
 
 
 def test_rows_are_drawn_as_often_as_their_probability_says_and_unseen_ones_never():

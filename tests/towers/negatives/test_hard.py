@@ -84,6 +84,11 @@ def test_mined_negatives_beside_mined_ones_are_refused():
         Hard(shared=inner, num_hard=1, skipped=0, every_n_steps=1)
 
 
+def test_what_is_no_item_of_the_catalogue_is_compared_with_nothing():
+    items = TrainingItems(counts=np.array([0, 5, 1, 0]), recommendable=np.array([False, False, False, True]))
+    assert items.compared.tolist() == [2, 3]
+
+
 def test_the_rows_of_queries_are_padded_to_the_longest_that_is_asked_for():
     assert OWN.of(torch.tensor([0, 1])).tolist() == [[3, 2], [0, 0]]
     assert OWN.of(torch.tensor([1])).shape == (1, 0)
