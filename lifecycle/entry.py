@@ -9,6 +9,7 @@ from evaluation.errors import EvaluationError
 from features.errors import FeaturesError
 from lifecycle.steps import MissingInput, Occupied
 from serving.errors import ServingError
+from towers.errors import TowersError
 
 INTERRUPTED = 130
 # Said by libraries to their own developers, at every run.
@@ -22,7 +23,7 @@ LIBRARY_CHATTER = (
 logger = logging.getLogger(__name__)
 
 # A ValueError is what our constructors and loaders raise at a setting or a file that cannot be; OSError is the disk's.
-FORESEEN = (FeaturesError, EvaluationError, ServingError, MissingInput, Occupied, ValueError, OSError)
+FORESEEN = (FeaturesError, EvaluationError, TowersError, ServingError, MissingInput, Occupied, ValueError, OSError)
 
 
 @contextmanager

@@ -32,9 +32,12 @@ from lifecycle.interrupts import interruptible
 from serving.retrieval import write_tables
 from towers.data import TowerData, held_out, training_windows
 from towers.export import export_towers
+from towers.loss_guard import LossGuard
+from towers.losses.loss import Loss
 from towers.model import ItemTable, TowerSizes, TwoTower
 from towers.module import TowersModule
-from towers.negatives import FrequencySampler
+from towers.negatives.items import QueryRows
+from towers.negatives.sampler import NegativeSource
 from towers.retrievers.ease import fit_ease
 from towers.retrievers.neighbours import NeighbourTable
 from towers.retrievers.transitions import fit_transitions
@@ -46,6 +49,7 @@ MONITOR = "validation/ndcg@10"
 TEXT_EMBEDDINGS_FILE = "text_embeddings.npy"
 RECOMMENDABLE_FILE = "recommendable.npy"
 SUMMARY_FILE = "training.json"
+GUARDED_STEPS = 50  # after so many steps their losses are looked at, for which the device has to be waited for
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ class TowersTraining:
     spec: FeatureSpec
     text_encoder: TextEncoder
     build_model: Callable[..., TwoTower]
-    negatives: FrequencySampler
+    loss: Loss
+    negatives: NegativeSource
     optimisation: Optimisation
     build_trainer: Callable[..., pl.Trainer]
     build_logger: Callable[..., Logger] | None
@@ -154,12 +159,14 @@ class TowersTraining:
         sizes = TowerSizes.of(self.spec, vocabularies, text_width=table.text_embedding.shape[1])
         module = TowersModule(
             model=self.build_model(sizes=sizes, item_table=table),
+            loss=self.loss,
             negatives=self.negatives,
             item_counts=item_counts(self.dataset, cut),
             recommendable=self.protocol.recommendable(self.dataset, cut.splits),
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             spec_hash=self.spec.hash,
+            of_queries=query_rows(self.dataset, cut),
         )
         validation = None
         if cut.validation is not None:
@@ -182,6 +189,7 @@ class TowersTraining:
             batch_size=settings.batch_size,
             seed=settings.seed,
             epoch_steps=settings.epoch_steps,
+            make_batch=module.make_batch,
         )
         keep_best = ModelCheckpoint(
             dirpath=directory,
@@ -191,7 +199,9 @@ class TowersTraining:
             save_last=True,
             enable_version_counter=False,
         )
-        callbacks: list[Callback] = [EpochSeed(settings.seed), keep_best]
+        # Beside the step's directory, which is emptied when a setting changes.
+        guard = LossGuard(every_n_steps=GUARDED_STEPS, save_to=directory.parent.parent / f"broken_batch_{cut.name}")
+        callbacks: list[Callback] = [EpochSeed(settings.seed), guard, keep_best]
         if validation is not None:
             callbacks.append(EarlyStopping(monitor=MONITOR, mode="max", patience=settings.patience))
         trainer = self.build_trainer(
@@ -224,6 +234,13 @@ def item_counts(dataset: Dataset, cut: Cut) -> NDArray[np.int64]:
     """Events of each row of the item table that the cut knows, [R]."""
     rows = dataset.event_rows()[dataset.events.positives(cut.splits)]
     return np.bincount(rows, minlength=len(dataset.items.catalogue))
+
+
+def query_rows(dataset: Dataset, cut: Cut) -> QueryRows:
+    """Items of each query's events that the cut knows, liked or not."""
+    places = dataset.events.places(cut.splits)
+    counts = np.bincount(dataset.events.query_of(places), minlength=len(dataset.events.query_ids))
+    return QueryRows(offsets=np.r_[0, counts.cumsum()], rows=dataset.event_rows()[places])
 
 
 def neighbour_tables(dataset: Dataset, protocol: RequestProtocol, cut: Cut) -> dict[str, NeighbourTable]:

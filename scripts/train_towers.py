@@ -15,7 +15,7 @@ from lifecycle.steps import Step
 from lifecycle.train_towers import TowersTraining
 from serving.retrieval import RETRIEVERS
 
-SETTINGS = ("dataset", "towers", "negatives", "trainer", "optimisation", "seed")
+SETTINGS = ("dataset", "towers", "loss", "negatives", "trainer", "optimisation", "seed")
 FEATURES = ("columns", "text", "encoder")  # where features are served from changes no model
 SOURCES = ("features", "towers", "lifecycle/train_towers.py", "lifecycle/cuts.py", "serving/retrieval.py")
 
@@ -33,6 +33,7 @@ def run(cfg: DictConfig) -> None:
             spec=columns.spec(text=build(cfg.features.text), ranker_features=names),
             text_encoder=build(cfg.features.encoder),
             build_model=build(cfg.towers),
+            loss=build(cfg.loss),
             negatives=build(cfg.negatives),
             optimisation=build(cfg.optimisation),
             build_trainer=build(cfg.trainer),

@@ -6,7 +6,7 @@ Shapes: W windows, L history length, R rows of the item table, V requests to val
 that has most, H items of the longest history, E width of a text embedding (0 where queries have no text).
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from features.dataset import Dataset
 from features.requests import PastRequests
@@ -74,6 +74,7 @@ class Windows:
 
     inputs: QueryInputs
     text_embeddings: NDArray[np.float32]  # [W, E]
+    queries: NDArray[np.int64]  # [W] which of the log's queries each window is of
     # [W, L] ItemRow that follows each position; PADDING where there is nothing to learn: no event, or one that says no
     targets: NDArray[np.int64]
 
@@ -112,7 +113,12 @@ def training_windows(
         catalogue=dataset.items.catalogue,
         tokenizer=None if sentence_encoder is None else sentence_encoder.tokenizer,
     )
-    return Windows(inputs=inputs, text_embeddings=_text_embeddings(inputs, sentence_encoder), targets=targets)
+    return Windows(
+        inputs=inputs,
+        text_embeddings=_text_embeddings(inputs, sentence_encoder),
+        queries=dataset.events.query_of(places),
+        targets=targets,
+    )
 
 
 def query_tensors(inputs: QueryInputs, text_embeddings: NDArray[np.float32]) -> tuple[Tensor, ...]:
@@ -136,6 +142,7 @@ class TowerData(pl.LightningDataModule):
         batch_size: windows a step.
         seed: of the order.
         epoch_steps: batches of an epoch at most, drawn anew each time; None: all windows are an epoch.
+        make_batch: makes what a training step reads of the tensors of some windows; None leaves them as they are.
     """
 
     def __init__(
@@ -146,6 +153,7 @@ class TowerData(pl.LightningDataModule):
         batch_size: int,
         seed: int,
         epoch_steps: int | None = None,
+        make_batch: Callable[[Sequence[Tensor]], Sequence[object]] | None = None,
     ) -> None:
         super().__init__()
         self.windows = windows
@@ -153,16 +161,19 @@ class TowerData(pl.LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self.epoch_steps = epoch_steps
+        self.make_batch = make_batch
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of (*query_tensors, targets), shuffled by seed and epoch.
+        """Batches of (*query_tensors, targets, queries), shuffled by seed and epoch.
 
         The trainer asks again at every epoch (reload_dataloaders_every_n_epochs=1), so a resumed run sees the order
         that it would have seen.
         """
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
         tensors = TensorDataset(
-            *query_tensors(self.windows.inputs, self.windows.text_embeddings), torch.from_numpy(self.windows.targets)
+            *query_tensors(self.windows.inputs, self.windows.text_embeddings),
+            torch.from_numpy(self.windows.targets),
+            torch.from_numpy(self.windows.queries),
         )
         # Drawn here and not by the loader: Lightning makes its iterator once or, unless it resumes, twice in an epoch.
         order = torch.randperm(len(tensors), generator=torch.Generator().manual_seed(self.seed * 100_003 + epoch))
@@ -170,9 +181,14 @@ class TowerData(pl.LightningDataModule):
             tensors,
             batch_size=self.batch_size,
             sampler=order[: None if self.epoch_steps is None else self.epoch_steps * self.batch_size].tolist(),
+            collate_fn=self._collate,
             generator=torch.Generator(),  # of its own, so that iterators draw nothing from that of the negatives
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _collate(self, windows: list[tuple[Tensor, ...]]) -> Sequence[object]:
+        tensors: list[Tensor] = default_collate(windows)
+        return tensors if self.make_batch is None else self.make_batch(tensors)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]] | list[object]:
         """Batches of (*query_tensors, relevant rows, excluded rows), in order."""

@@ -11,78 +11,80 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from features.tower_inputs import QueryTowerInputs
-from features.vocab import FIRST, PADDING
-from towers.losses import sampled_softmax
+from features.vocab import PADDING
+from towers.losses.loss import Loss
 from towers.model import TwoTower
-from towers.negatives import FrequencySampler
+from towers.negatives.items import QueryRows, TrainingItems
+from towers.negatives.sampler import NegativeSource
+from towers.objective import objective_of
+from towers.ranks import mean_over_ranks
+from towers.training_batch import BatchMaker, TrainingBatch
 
 MEASURED = 100  # length of the longest list that validation measures
 
 
 class TowersModule(pl.LightningModule):
-    """Trains a TwoTower by sampled softmax over every position of every window.
+    """Trains a TwoTower on every position of every window that has a target.
 
     Args:
         model: the towers.
-        negatives: where negatives come from.
+        loss: what is minimised.
+        negatives: where negatives come from, if the loss asks for a sample.
         item_counts: [R] training events of each row of the item table.
         recommendable: [R] rows that validation ranks.
         learning_rate: of AdamW.
         weight_decay: of AdamW.
         spec_hash: hash of the feature spec, kept in checkpoints.
+        of_queries: items of each query's training events, which mined negatives spare.
+
+    Raises:
+        UnfitPieces: loss, negatives and items do not fit.
     """
 
-    sampling_probability: Tensor
     recommendable: Tensor
 
     def __init__(
         self,
         *,
         model: TwoTower,
-        negatives: FrequencySampler,
+        loss: Loss,
+        negatives: NegativeSource,
         item_counts: NDArray[np.int64],
         recommendable: NDArray[np.bool_],
         learning_rate: float,
         weight_decay: float,
         spec_hash: str,
+        of_queries: QueryRows | None = None,
     ) -> None:
         super().__init__()
         self.model = model
-        self.negatives = negatives
+        items = TrainingItems(counts=item_counts, recommendable=recommendable, of_queries=of_queries)
+        self.objective = objective_of(loss=loss, negatives=negatives, items=items)
+        self.make_batch = BatchMaker(
+            num_rows=len(item_counts),
+            always=self.objective.always,
+            of_queries=None if negatives.hard is None else of_queries,
+        )
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.spec_hash = spec_hash
-        # What can be recommended without ever having been chosen is a negative too, as often as what was chosen once.
-        probability = negatives.probabilities(np.maximum(item_counts, recommendable).astype(np.float64))
-        self.register_buffer("sampling_probability", torch.from_numpy(probability).float(), persistent=False)
         self.register_buffer("recommendable", torch.from_numpy(recommendable), persistent=False)
         self._ndcg: list[Tensor] = []
         self._recall: list[Tensor] = []
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
-        """Mean loss over the batch's positions that have a target."""
-        history_rows, *query, targets = batch
-        negatives = self.negatives.sample(self.sampling_probability)
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """Mean loss over the positions that have a target, of all ranks."""
         # One pass of the item tower over the distinct items of the batch, whatever their role in it.
-        rows, places = torch.unique(
-            torch.cat([history_rows.flatten(), targets.flatten(), negatives.rows]), return_inverse=True
+        embeddings = self.model.embed_items(batch.rows)
+        states = self.model.query_tower.states(QueryTowerInputs(embeddings[batch.history_places], *batch.query))
+        losses = self.objective(
+            self.model,
+            batch,
+            states=states.flatten(0, 1)[batch.positions],  # [P, D]
+            embeddings=embeddings,
+            step=batch_idx,
         )
-        embeddings = self.model.embed_items(rows)
-        history_places, target_places, negative_places = places.split(
-            [history_rows.numel(), targets.numel(), len(negatives.rows)]
-        )
-        states = self.model.query_tower.states(
-            QueryTowerInputs(embeddings[history_places].view(*history_rows.shape, -1), *query)
-        )
-        has_target = targets.flatten() >= FIRST
-        states = states.flatten(0, 1)[has_target]  # [P, D]
-        target_embeddings = embeddings[target_places[has_target]]
-        loss = sampled_softmax(
-            (states * target_embeddings).sum(dim=1),
-            states @ embeddings[negative_places].T,
-            log_expected_count=negatives.log_expected_count,
-            is_target=targets.flatten()[has_target].unsqueeze(1) == negatives.rows.unsqueeze(0),
-        ).mean()
+        loss = mean_over_ranks(losses)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 

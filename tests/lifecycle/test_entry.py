@@ -11,6 +11,7 @@ from features.errors import FeaturesError
 from lifecycle.entry import plain_errors
 from lifecycle.steps import MissingInput, Occupied
 from serving.errors import ReleaseDamaged, ServingError
+from towers.errors import LossNotFinite, TowersError, UnfitPieces
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +21,9 @@ ROOT = Path(__file__).parents[2]
     [
         FeaturesError,
         EvaluationError,
+        TowersError,
+        UnfitPieces,
+        LossNotFinite,
         ServingError,
         ReleaseDamaged,
         MissingInput,

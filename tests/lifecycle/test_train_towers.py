@@ -11,7 +11,7 @@ from features.dataset import Dataset
 from features.protocol import RequestProtocol
 from features.split import TimeSplit
 from lifecycle.cuts import CUTS, FOLD, REFIT
-from lifecycle.train_towers import EpochSeed, TowersTraining, item_counts, neighbour_tables, write_json
+from lifecycle.train_towers import EpochSeed, TowersTraining, item_counts, neighbour_tables, query_rows, write_json
 from serving.retrieval import RETRIEVERS, Stage1
 
 EVENTS = [
@@ -44,6 +44,11 @@ def test_items_are_counted_in_the_events_that_the_cut_knows(dataset: Dataset) ->
     # rows: padding, unknown, a, b, c, d, nobodys
     assert item_counts(dataset, FOLD).tolist() == [0, 0, 2, 2, 0, 0, 0]
     assert item_counts(dataset, REFIT).tolist() == [0, 0, 2, 2, 1, 1, 0]
+
+
+def test_what_a_query_had_is_what_the_cut_knows_of_it(dataset: Dataset) -> None:
+    for cut, had in ((FOLD, [[2, 3], [2, 3]]), (REFIT, [[2, 3, 4], [2, 3, 5]])):
+        assert query_rows(dataset, cut).of(torch.tensor([0, 1])).tolist() == had
 
 
 def test_neighbours_are_fitted_on_the_events_that_the_cut_knows(

@@ -15,9 +15,13 @@ from features.spec import DAY_MS, FeatureSpec, TextLayout
 from features.transforms import ItemInputs
 from features.vocab import FIRST, Vocabularies
 from towers.data import HeldOut, TowerData, held_out, training_windows
+from towers.losses.loss import Loss
+from towers.losses.softmax import Softmax
 from towers.model import ItemTable, TowerSizes, TwoTower, build_two_tower
 from towers.module import TowersModule
-from towers.negatives import FrequencySampler
+from towers.negatives.frequency import Frequency
+from towers.negatives.items import QueryRows
+from towers.negatives.sampler import NegativeSource
 from towers.query_towers.causal import CausalQueryTower
 
 TEXT_WIDTH = 6
@@ -44,17 +48,31 @@ class World:
                 query_tower=partial(CausalQueryTower, num_blocks=1, dropout=dropout),
             )
 
-    def module(self, model: TwoTower, *, learning_rate: float = 0.01, num_negatives: int = 16) -> TowersModule:
-        rows = self.dataset.event_rows()[self.dataset.events.positives(["train"])]
-        item_counts = np.bincount(rows, minlength=len(self.dataset.items.catalogue))
+    def module(
+        self,
+        model: TwoTower,
+        *,
+        learning_rate: float = 0.01,
+        loss: Loss | None = None,
+        negatives: NegativeSource | None = None,
+    ) -> TowersModule:
+        """Sampled softmax over 16 negatives, unless another loss or another source is given."""
+        events = self.dataset.events
+        item_counts = np.bincount(
+            self.dataset.event_rows()[events.positives(["train"])], minlength=len(self.dataset.items.catalogue)
+        )
+        places = events.places(["train"])
+        per_query = np.bincount(events.query_of(places), minlength=len(events.query_ids))
         return TowersModule(
             model=model,
-            negatives=FrequencySampler(num_negatives=num_negatives, exponent=0.5),
+            loss=loss or Softmax(full_up_to=0),
+            negatives=negatives or Frequency(num_negatives=16, exponent=0.5),
             item_counts=item_counts,
             recommendable=(item_counts > 0) & (np.arange(len(item_counts)) >= FIRST),
             learning_rate=learning_rate,
             weight_decay=0.01,
             spec_hash=self.spec.hash,
+            of_queries=QueryRows(offsets=np.r_[0, per_query.cumsum()], rows=self.dataset.event_rows()[places]),
         )
 
     def held_out(self, split: str) -> HeldOut:
@@ -67,13 +85,16 @@ class World:
         seed: int = 1,
         validation: str | None = "validation",
         epoch_steps: int | None = None,
+        module: TowersModule | None = None,
     ) -> TowerData:
+        """Batches of windows, or of what a module's training step reads."""
         return TowerData(
             windows=training_windows(self.dataset, ["train"], spec=self.spec, vocabularies=self.vocabularies),
             validation=None if validation is None else self.held_out(validation),
             batch_size=batch_size,
             seed=seed,
             epoch_steps=epoch_steps,
+            make_batch=None if module is None else module.make_batch,
         )
 
 

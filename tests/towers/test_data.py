@@ -200,7 +200,7 @@ def world(build_world: Any) -> Any:
 
 def order_of(data: TowerData) -> list[list[int]]:
     """The last target of every window, which is its own, batch by batch."""
-    return [batch[-1][:, -1].tolist() for batch in data.train_dataloader()]
+    return [batch[-2][:, -1].tolist() for batch in data.train_dataloader()]
 
 
 def in_epoch(data: TowerData, epoch: int) -> TowerData:
@@ -218,13 +218,14 @@ def test_an_epoch_shows_every_window_once(world):
 def test_the_parts_of_a_batch_belong_together(world):
     data = world.data(batch_size=6)
     place_of = {row: place for place, row in enumerate(data.windows.targets[:, -1].tolist())}
-    for history_rows, *query, text_embeddings, targets in data.train_dataloader():
+    for history_rows, *query, text_embeddings, targets, queries in data.train_dataloader():
         places = [place_of[row] for row in targets[:, -1].tolist()]
         np.testing.assert_array_equal(history_rows, data.windows.inputs.history_rows[places])
         for name, expected in read_as_encoded(data.windows.inputs).items():
             np.testing.assert_array_equal(query.pop(0), expected[places], err_msg=name)
         np.testing.assert_array_equal(text_embeddings, data.windows.text_embeddings[places])
         np.testing.assert_array_equal(targets, data.windows.targets[places])
+        np.testing.assert_array_equal(queries, data.windows.queries[places])
 
 
 def test_an_epoch_of_fewer_steps_shows_other_windows_each_time(world):
@@ -247,7 +248,7 @@ def test_the_order_does_not_depend_on_how_often_a_loader_is_begun(world):
     # Lightning begins a loader twice in an epoch, but once in the epoch in which it resumes.
     loader = world.data().train_dataloader()
     iter(loader)
-    assert [batch[-1][:, -1].tolist() for batch in loader] == order_of(world.data())
+    assert [batch[-2][:, -1].tolist() for batch in loader] == order_of(world.data())
 
 
 def test_a_loader_draws_nothing_from_the_generator_of_dropout_and_negatives(world):

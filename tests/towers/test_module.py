@@ -13,7 +13,15 @@ from evaluation.metrics import count_relevant, gains, ndcg, recall
 from features.tower_inputs import QueryTowerInputs
 from features.vocab import FIRST, PADDING
 from lifecycle.train_towers import EpochSeed
+from towers.losses.bpr import Bpr
+from towers.losses.gbce import Gbce
+from towers.losses.softmax import Softmax
 from towers.module import TowersModule
+from towers.negatives.frequency import Frequency, Uniform
+from towers.negatives.hard import Hard
+from towers.negatives.mixed import Mixed
+from towers.negatives.targets import InBatch, Queue
+from towers.training_batch import TrainingBatch
 
 pytestmark = [
     # Lightning 2.6.6 with torch 2.13: its pytree copy builds a LeafSpec.
@@ -56,17 +64,24 @@ def trainer_of(*callbacks: Callback, epochs: int, seed: int = 1, directory: Path
     )
 
 
+def first_batch(ring: Any, module: TowersModule) -> TrainingBatch:
+    batch: TrainingBatch = next(iter(ring.data(module=module).train_dataloader()))
+    return batch
+
+
 def fitted(ring: Any, *, epochs: int, seed: int = 1, learning_rate: float = 0.02) -> tuple[TowersModule, Recorder]:
     recorder = Recorder()
     module = ring.module(ring.model(seed=seed, dropout=0.1, id_dropout=0.1), learning_rate=learning_rate)
-    trainer_of(recorder, epochs=epochs, seed=seed).fit(module, datamodule=ring.data(seed=seed, validation=None))
+    trainer_of(recorder, epochs=epochs, seed=seed).fit(
+        module, datamodule=ring.data(seed=seed, validation=None, module=module)
+    )
     return module, recorder
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log\\(\\)` but the `self.trainer` reference")
 def test_a_step_lowers_the_loss_of_its_own_batch(ring):
     module = ring.module(ring.model(seed=1)).train()
-    batch = next(iter(ring.data().train_dataloader()))
+    batch = first_batch(ring, module)
     optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
     losses = []
     for _ in range(2):
@@ -79,38 +94,59 @@ def test_a_step_lowers_the_loss_of_its_own_batch(ring):
     assert losses[1] < losses[0]
 
 
+SAMPLED, EVEN = Softmax(full_up_to=0), Uniform(num_negatives=16)
+VARIANTS = {
+    "full softmax": (Softmax(full_up_to=None, label_smoothing=0.1), EVEN),
+    "uniform": (SAMPLED, EVEN),
+    "without replacement": (SAMPLED, Uniform(num_negatives=16, replacement=False)),
+    "frequency": (SAMPLED, Frequency(num_negatives=16, exponent=0.5)),
+    "in_batch": (SAMPLED, InBatch()),
+    "queue": (SAMPLED, Queue(num_negatives=200)),
+    "mixed": (SAMPLED, Mixed([InBatch(), EVEN])),
+    "hard": (SAMPLED, Hard(shared=EVEN, num_hard=2, skipped=3, every_n_steps=2)),
+    "gbce": (Gbce(calibration=0.75), EVEN),
+    "gbce by batch": (Gbce(calibration=0.75), InBatch()),
+    "bpr": (Bpr(), EVEN),
+    "bpr, hard": (Bpr(), Hard(shared=EVEN, num_hard=2, skipped=3, every_n_steps=2)),
+}
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log\\(\\)` but the `self.trainer` reference")
-def test_every_parameter_of_both_towers_learns(ring):
-    module = ring.module(ring.model(seed=1)).train()
-    module.training_step(next(iter(ring.data().train_dataloader())), 0).backward()
+def test_every_parameter_of_both_towers_learns(ring, variant):
+    loss, negatives = VARIANTS[variant]
+    module = ring.module(ring.model(seed=1), loss=loss, negatives=negatives).train()
+    module.training_step(first_batch(ring, module), 0)  # fills a queue
+    module.training_step(first_batch(ring, module), 1).backward()
     without = [name for name, parameter in module.named_parameters() if parameter.grad is None]
     assert without == []
-    assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
+    assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in module.parameters())
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log\\(\\)` but the `self.trainer` reference")
 def test_positions_without_a_target_teach_nothing(ring):
     module = ring.module(ring.model(seed=1)).train()
-    *inputs, targets = next(iter(ring.data().train_dataloader()))
+    *inputs, targets, queries = next(iter(ring.data().train_dataloader()))
     # 6 training events in windows of 8: the first 2 positions are padding without a target
     assert not targets[:, :2].any()
     torch.manual_seed(0)
-    loss = module.training_step((*inputs, targets), 0)
+    loss = module.training_step(module.make_batch((*inputs, targets, queries)), 0)
     torch.manual_seed(0)
-    doubled = tuple(torch.cat([part, part]) for part in inputs)
-    nothing_to_learn = module.training_step((*doubled, torch.cat([targets, torch.zeros_like(targets)])), 0)
+    doubled = [torch.cat([part, part]) for part in inputs]
+    no_targets = torch.cat([targets, torch.zeros_like(targets)])
+    nothing_to_learn = module.training_step(module.make_batch((*doubled, no_targets, queries.repeat(2))), 0)
     assert nothing_to_learn.item() == pytest.approx(loss.item(), rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log\\(\\)` but the `self.trainer` reference")
 def test_where_all_scores_are_equal_the_loss_is_that_of_guessing(ring):
-    module = ring.module(ring.model(seed=1), num_negatives=500).train()
+    module = ring.module(ring.model(seed=1), negatives=Frequency(num_negatives=500, exponent=0.5)).train()
     with torch.no_grad():
         for parameter in module.model.item_tower.parameters():
             parameter.zero_()
     torch.manual_seed(0)
     # 30 items are equally frequent: the target, and negatives that stand for the other 29
-    loss = module.training_step(next(iter(ring.data().train_dataloader())), 0).item()
+    loss = module.training_step(first_batch(ring, module), 0).item()
     assert loss == pytest.approx(math.log(30), abs=0.02)
 
 
@@ -121,15 +157,27 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others(ring):
     assert first != other
 
 
-def test_what_follows_in_a_deterministic_log_is_learnt(ring):
-    module = ring.module(ring.model(seed=1, width=16), learning_rate=0.02)
+@pytest.mark.parametrize(
+    ("variant", "least"),
+    [
+        ("full softmax", 0.8),
+        ("frequency", 0.8),
+        ("mixed", 0.8),
+        ("hard", 0.8),
+        ("bpr", 0.8),
+        ("gbce", 0.3),  # slower: without a bias of their own, all scores must first learn to be low
+    ],
+)
+def test_what_follows_in_a_deterministic_log_is_learnt(ring, variant, least):
+    loss, negatives = VARIANTS[variant]
+    module = ring.module(ring.model(seed=1, width=16), learning_rate=0.02, loss=loss, negatives=negatives)
     before = measured(ring, module)
-    trainer_of(epochs=15).fit(module, datamodule=ring.data())
+    trainer_of(epochs=15).fit(module, datamodule=ring.data(module=module))
     after = measured(ring, module)
     # 24 of 30 items are left after 6 are seen. Random order: sum of 1 / log2(rank + 1) over 10 ranks is 4.54, / 24 is
     # .19. Untrained towers give .31 to .43: the number weighs most in them, and the next item has the next number.
     assert before["validation/ndcg@10"] < 0.5
-    assert after["validation/ndcg@10"] > 0.8
+    assert after["validation/ndcg@10"] > least
     assert after["validation/recall@100"] == 1.0
 
 
@@ -221,13 +269,20 @@ def test_the_learning_rate_rises_for_a_twentieth_of_the_steps_and_then_falls(rin
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-@pytest.mark.parametrize("validation", ["validation", None])
-def test_a_run_resumed_after_an_epoch_ends_as_one_that_was_never_stopped(ring, tmp_path, validation):
+@pytest.mark.parametrize(
+    ("validation", "variant"),
+    [("validation", "frequency"), (None, "frequency"), (None, "queue"), (None, "hard"), (None, "full softmax")],
+)
+def test_a_run_resumed_after_an_epoch_ends_as_one_that_was_never_stopped(ring, tmp_path, validation, variant):
+    loss, negatives = VARIANTS[variant]
+
     def run(directory: Path, *, resume: Path | None) -> TowersModule:
-        module = ring.module(ring.model(seed=1, dropout=0.2, id_dropout=0.2))
+        module = ring.module(ring.model(seed=1, dropout=0.2, id_dropout=0.2), loss=loss, negatives=negatives)
         keep = ModelCheckpoint(dirpath=directory, filename="{epoch}", save_top_k=-1, monitor=None)
         trainer = trainer_of(keep, epochs=3, directory=directory)
-        trainer.fit(module, datamodule=ring.data(validation=validation), ckpt_path=resume and str(resume))
+        trainer.fit(
+            module, datamodule=ring.data(validation=validation, module=module), ckpt_path=resume and str(resume)
+        )
         assert trainer.global_step == 12
         return module
 
@@ -242,7 +297,7 @@ def test_a_run_resumed_after_an_epoch_ends_as_one_that_was_never_stopped(ring, t
 def test_a_checkpoint_names_the_feature_spec_it_was_trained_for(ring, tmp_path):
     module = ring.module(ring.model(seed=1))
     trainer = trainer_of(epochs=1, directory=tmp_path)
-    trainer.fit(module, datamodule=ring.data())
+    trainer.fit(module, datamodule=ring.data(module=module))
     trainer.save_checkpoint(tmp_path / "towers.ckpt")
     checkpoint = torch.load(tmp_path / "towers.ckpt", weights_only=True)
     assert checkpoint["spec_hash"] == ring.spec.hash

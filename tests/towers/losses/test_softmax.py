@@ -8,18 +8,19 @@ from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
 
-from towers.losses import sampled_softmax
+from towers.errors import UnfitPieces
+from towers.losses.softmax import Softmax, full_softmax, sampled_softmax
 
 
 def loss_of(
-    positive: float, negatives: list[float], *, expected_counts: list[float], is_target: list[bool] | None = None
+    positive: float, negatives: list[float], *, expected_counts: list[float], left_out: list[bool] | None = None
 ) -> float:
     """Loss of one position."""
     return sampled_softmax(
         torch.tensor([positive]),
         torch.tensor([negatives]),
         log_expected_count=torch.tensor(expected_counts).log(),
-        is_target=torch.tensor([is_target or [False] * len(negatives)]),
+        left_out=torch.tensor([left_out or [False] * len(negatives)]),
     ).item()
 
 
@@ -41,14 +42,14 @@ def test_a_rare_negative_stands_for_the_many_that_were_not_drawn():
 
 
 def test_a_negative_that_is_the_target_itself_is_left_out():
-    with_hit = loss_of(0.0, [math.log(2), math.log(50)], expected_counts=[1, 1], is_target=[False, True])
+    with_hit = loss_of(0.0, [math.log(2), math.log(50)], expected_counts=[1, 1], left_out=[False, True])
     assert with_hit == pytest.approx(math.log(3))
 
 
 def test_a_position_whose_negatives_are_all_its_target_learns_nothing():
     positive = torch.tensor([0.5], requires_grad=True)
     negatives = torch.tensor([[1.0, 2.0]], requires_grad=True)
-    loss = sampled_softmax(positive, negatives, log_expected_count=torch.zeros(2), is_target=torch.ones(1, 2).bool())
+    loss = sampled_softmax(positive, negatives, log_expected_count=torch.zeros(2), left_out=torch.ones(1, 2).bool())
     loss.sum().backward()
     assert loss.item() == 0.0
     assert positive.grad is not None
@@ -68,7 +69,7 @@ def test_over_the_whole_catalogue_it_equals_cross_entropy_and_so_do_its_gradient
         logits.gather(1, targets.unsqueeze(1)).squeeze(1),
         logits,
         log_expected_count=torch.zeros(num_items),
-        is_target=targets.unsqueeze(1) == torch.arange(num_items),
+        left_out=targets.unsqueeze(1) == torch.arange(num_items),
     )
     assert_close(sampled, full, atol=1e-5, rtol=1e-5)
     (of_full,) = torch.autograd.grad(full.sum(), logits, retain_graph=True)
@@ -86,7 +87,7 @@ def sampled_from(
         logits[target].unsqueeze(0),
         logits[rows].unsqueeze(0),
         log_expected_count=counts.log(),
-        is_target=(rows == target).unsqueeze(0),
+        left_out=(rows == target).unsqueeze(0),
     )
     return loss.item()
 
@@ -124,7 +125,7 @@ def test_half_precision_logits_and_very_rare_items_stay_finite():
         torch.tensor([3.0], dtype=torch.float16),
         torch.tensor([[2.0, 1.0]], dtype=torch.float16),
         log_expected_count=torch.tensor([1e-9, 1e-30]).log(),
-        is_target=torch.zeros(1, 2, dtype=torch.bool),
+        left_out=torch.zeros(1, 2, dtype=torch.bool),
     )
     # log(1 + e^-1 * 1e9 + e^-2 * 1e30) = 30 ln 10 - 2 to float precision
     assert loss.dtype == torch.float32
@@ -144,3 +145,52 @@ def test_the_loss_is_never_negative_ignores_a_shift_and_falls_with_the_targets_s
     shifted = loss_of(positive + shift, [logit + shift for logit in negatives], expected_counts=counts)
     assert shifted == pytest.approx(loss, abs=1e-4)
     assert loss_of(positive + rise, negatives, expected_counts=counts) <= loss + 1e-5
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 0.9))
+def test_smoothing_spreads_a_share_of_the_target_over_all_items(seed, share):
+    generator = torch.Generator().manual_seed(seed)
+    logits, target = torch.randn(1, 5, generator=generator) * 3, torch.tensor([2])
+    labels = torch.full((5,), share / 5)
+    labels[2] += 1 - share
+    by_hand = -(labels * torch.log_softmax(logits[0], dim=0)).sum()
+    assert_close(full_softmax(logits, target, label_smoothing=share), by_hand.unsqueeze(0))
+
+
+def test_the_full_softmax_of_half_precision_logits_is_single_precision():
+    # -log(1 / (1 + 2 + 3)), one position
+    logits = torch.tensor([[0.0, math.log(2), math.log(3)]], dtype=torch.float16)
+    loss = full_softmax(logits, torch.tensor([0]))
+    assert loss.dtype == torch.float32
+    assert loss.tolist() == pytest.approx([math.log(6)], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("full_up_to", "num_items", "is_full"),
+    [(20_000, 20_000, True), (20_000, 20_001, False), (0, 2, False), (None, 10**9, True)],
+)
+def test_the_number_of_items_decides_between_full_and_sampled(full_up_to, num_items, is_full):
+    assert (Softmax(full_up_to=full_up_to).over_all(num_items) is not None) == is_full
+
+
+def test_smoothing_is_handed_to_the_full_softmax_and_refused_where_it_is_sampled():
+    loss = Softmax(full_up_to=3, label_smoothing=0.1)
+    logits, targets = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([0])
+    over_all = loss.over_all(3)
+    assert over_all is not None
+    assert_close(over_all(logits, targets), full_softmax(logits, targets, label_smoothing=0.1))
+    with pytest.raises(UnfitPieces, match=r"label_smoothing=0.1 needs the full softmax, and 4 items are more than"):
+        loss.over_sample(4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"full_up_to": -1}, "full_up_to must be a number of items, 0 or more, or null; got -1"),
+        ({"full_up_to": 0, "label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1; got 1.0"),
+    ],
+)
+def test_settings_outside_their_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Softmax(**arguments)
