@@ -88,7 +88,7 @@ def test_a_loss_that_is_no_number_stops_training_at_the_next_look(ring, tmp_path
     for prefix, place in (("batch", step - 1), ("batch_before", step - 2)):
         for name in ("history_rows", "rows", "target_rows", "own_rows"):
             assert torch.equal(saved[f"{prefix}.{name}"], getattr(batches[place], name))
-    # what the query tower reads: four of the history, categories, numbers, text; the number that is none is there to be found
+    # what the query tower reads ends with categories, numbers and text; the number that is none is there to be found
     assert saved["batch.query.5"].isnan().any(dim=1).nonzero().tolist() == [[3]]
     assert saved["batch_before.query.5"].isfinite().all()
 
