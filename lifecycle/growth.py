@@ -3,6 +3,7 @@
 Owns what is called linear. Knows nothing of how a cost was measured.
 """
 
+import textwrap
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from lifecycle.measured_process import WELL
 GREEN = "#009E73"  # of the same palette
 COLOURS = (BLUE, VERMILION, GREEN)
 COSTS = {"cpu_s": "processor time in s", "peak_gb": "peak memory in GB"}
+TITLE_WIDTH = 110  # characters on one line above both panels
 COLUMNS = ["system", "num_events", "run", "ended", "wall_s", "cpu_s", "peak_gb"]
 
 
@@ -103,5 +105,6 @@ def growth_figure(runs: pd.DataFrame, *, finding: str) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize=9)
     num_runs = int(runs.groupby(["system", "num_events"]).size().max())
-    figure.suptitle(f"{finding} (n = up to {num_runs} runs a point)", x=0.01, ha="left", fontsize=11)
+    title = textwrap.fill(f"{finding} (n = up to {num_runs} runs a point)", TITLE_WIDTH)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure

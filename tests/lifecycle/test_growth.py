@@ -71,3 +71,11 @@ def test_the_figure_has_a_panel_a_cost_with_units_and_a_line_a_system():
     lengths = {line.get_label(): len(line.get_xdata()) for line in memory.lines}
     assert (lengths["ours"], lengths["peer"]) == (3, 2)
     assert figure._suptitle.get_text() == "ours is linear (n = up to 2 runs a point)"
+
+
+def test_a_long_title_goes_on_in_a_second_line_rather_than_off_the_figure():
+    figure = growth_figure(runs({1: [1.0], 10: [10.0], 100: [100.0]}), finding="word " * 30 + "end")
+    # "(n = up to 1 runs a point)" follows: 180 characters with the blanks, on lines of at most 110
+    lines = figure._suptitle.get_text().split("\n")
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 110
