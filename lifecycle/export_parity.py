@@ -19,6 +19,8 @@ from towers.model import TwoTower
 from towers.text_encoder import SentenceEncoder
 
 Scorer = Callable[[RankerInputs], NDArray[np.float32]]
+# Scores that differ by less, relative to the larger of them and 1, may change places: rounding decides between them.
+TIE = 1e-4
 
 
 def export_parity(
@@ -64,12 +66,13 @@ def export_parity(
     )[0]
     exported = stage1.embed(inputs, models=models)
     num_candidates = pipeline.settings.num_ranked
+    found = stage1.retrieve(inputs, exported, num_candidates=num_candidates)
+    trained_rows = stage1.retrieve(inputs, embeddings, num_candidates=num_candidates).rows
     offline = {
         "query_embedding": embeddings,
         "item_embedding": items.numpy(),
-        "retrieved_rows": stage1.retrieve(inputs, embeddings, num_candidates=num_candidates).rows,
+        "retrieved_rows": with_ties_as(found.rows, trained_rows, queries=embeddings, items=items.numpy()),
     }
-    found = stage1.retrieve(inputs, exported, num_candidates=num_candidates)
     serving = {"query_embedding": exported, "item_embedding": exported_items, "retrieved_rows": found.rows}
     made = ranker_inputs(
         inputs,
@@ -83,3 +86,19 @@ def export_parity(
     offline["ranker_score"] = score(made)
     serving["ranker_score"] = models.ranker(tokens=made.tokens, dense=made.dense)
     return compare(offline=offline, serving=serving, offline_name="trained", serving_name="onnxruntime")
+
+
+def with_ties_as(
+    other: NDArray[np.int64], rows: NDArray[np.int64], *, queries: NDArray[np.float32], items: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """The same lists, with the other's item wherever the two at a rank score alike.
+
+    Args:
+        other: [N, C] ItemRow, best first.
+        rows: [N, C] ItemRow, best first.
+        queries: [N, D] embeddings.
+        items: [R, D] embeddings.
+    """
+    own, others = (np.einsum("nd,ncd->nc", queries, items[lists]) for lists in (rows, other))
+    is_tie = np.abs(own - others) <= TIE * np.maximum(np.maximum(np.abs(own), np.abs(others)), 1.0)
+    return np.where(is_tie, other, rows)

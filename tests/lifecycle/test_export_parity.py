@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from evaluation.errors import ParityFailed
 from features.dataset import Dataset
 from features.transforms import RankerInputs
-from lifecycle.export_parity import Scorer, export_parity
+from lifecycle.export_parity import Scorer, export_parity, with_ties_as
 from lifecycle.train_ranker import STUDENT
 from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
 from ranking.export import load_ranker
@@ -104,3 +104,13 @@ def test_the_gates_of_a_run_compared_what_they_should(smoke_run: Path, smoke_con
     # 64 requests with the 50 candidates each that this run ranks
     assert "retrieved_rows: 3200 compared, 0 differ" in printed
     assert json.loads((smoke_run / "demo" / "release" / "manifest.json").read_text())["release_id"] in printed
+
+
+def test_items_that_score_alike_may_change_places_and_no_others() -> None:
+    items = np.array([[0.0], [0.0], [3.0], [2.0], [2.00001], [1.0]], dtype=np.float32)
+    queries = np.ones((2, 1), dtype=np.float32)
+    trained = np.array([[2, 4, 3], [2, 4, 3]])
+    # Rows 3 and 4 are 1e-5 apart, and may stand either way; row 5 in the place of 3 scores 1 less.
+    exported = np.array([[2, 3, 4], [2, 4, 5]])
+    found = with_ties_as(exported, trained, queries=queries, items=items)
+    assert found.tolist() == [[2, 3, 4], [2, 4, 3]]
