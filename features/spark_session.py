@@ -81,7 +81,8 @@ def spark_session(*, master: str, memory: str, settings: Mapping[str, str]) -> "
             raise EngineUnusable(f"expected Spark {SPARK}, SPARK_HOME={home} is {session.version}; unset it, {INSTEAD}")
         try:
             yield session
-        except Py4JError as error:  # the JVM's own, such as that its memory is full, or that it is gone
+        # The JVM's own error, such as that its memory is full; where it is gone, Py4J's or that of its socket.
+        except (Py4JError, ConnectionError) as error:
             message = f"Spark broke off: {_first_lines(str(error))}; it had etl.spark.memory={memory}, {INSTEAD}"
             raise EngineUnusable(message) from error
 
