@@ -4,6 +4,7 @@ A run lies as `<folder>/demo` beside what it shares with other runs: lists/, mlf
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 TRITON_PYTHON = ROOT / ".venv-triton" / "bin" / "python"
 WHEELS = ROOT / ".cache" / "wheels"
 SCRIPT_TIMEOUT_S = 500.0
+
+# A shell has what it starts in the background ignore Ctrl-C, and so the processes of tests, some of which are about it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

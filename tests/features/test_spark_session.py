@@ -121,8 +121,6 @@ import os, signal, threading, time
 import ibis, psutil, pyarrow as pa
 from features.engines import SparkEngine
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell takes from what it starts in the background
-
 def endless(table):
     triples = table.cross_join(table.rename(b="a")).cross_join(table.rename(c="a"))
     return triples.aggregate(n=(ibis._.a + ibis._.b * ibis._.c).max())
