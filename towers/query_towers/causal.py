@@ -7,10 +7,10 @@ Shapes: B queries, L history length, D embedding width.
 
 from torch import Tensor, nn
 
-from features.tower_inputs import QueryTowerInputs
-from towers.query_towers.attention import CausalAttention, causal_mask
+from towers.query_towers.attention import CausalAttention
 from towers.query_towers.context import QueryContext
 from towers.query_towers.history import HistoryEncoding
+from towers.query_towers.transformer import TransformerQueryTower
 
 
 class CausalBlock(nn.Module):
@@ -34,8 +34,8 @@ class CausalBlock(nn.Module):
         return states
 
 
-class CausalQueryTower(nn.Module):
-    """Transformer blocks over encoded events, each with the query's context; see protocol.py."""
+class CausalQueryTower(TransformerQueryTower):
+    """Plain blocks; see protocol.py."""
 
     def __init__(
         self,
@@ -48,26 +48,8 @@ class CausalQueryTower(nn.Module):
         feed_forward_factor: int = 2,
         dropout: float = 0.2,
     ) -> None:
-        super().__init__()
-        self.history = history
-        self.context = context
-        self.input_dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
+        blocks = (
             CausalBlock(width=width, num_heads=num_heads, feed_forward_factor=feed_forward_factor, dropout=dropout)
             for _ in range(num_blocks)
         )
-        self.output_norm = nn.LayerNorm(width)
-
-    def states(self, inputs: QueryTowerInputs[Tensor]) -> Tensor:
-        """[B, L, D]."""
-        # Padding is the context alone, position and all: so it is the same wherever the window begins.
-        states = self.input_dropout(self.history(inputs) + self.context(inputs).unsqueeze(1))
-        mask = causal_mask(inputs.history_mask)
-        for block in self.blocks:
-            states = block(states, mask)
-        normalised: Tensor = self.output_norm(states)
-        return normalised
-
-    def forward(self, inputs: QueryTowerInputs[Tensor]) -> Tensor:
-        """[B, D]."""
-        return self.states(inputs)[:, -1]
+        super().__init__(history=history, context=context, blocks=blocks, width=width, dropout=dropout)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from features.tower_inputs import QueryTowerInputs
-from towers.query_towers.attention import CausalAttention, causal_mask
+from towers.query_towers.attention import CausalAttention
 from towers.query_towers.context import QueryContext
 from towers.query_towers.history import HistoryEncoding
+from towers.query_towers.transformer import TransformerQueryTower
 
 
 class SwiGLU(nn.Module):
@@ -53,8 +53,8 @@ class GatedBlock(nn.Module):
         return states
 
 
-class GatedQueryTower(nn.Module):
-    """Gated blocks over encoded events, each with the query's context; see protocol.py."""
+class GatedQueryTower(TransformerQueryTower):
+    """Gated blocks; see protocol.py."""
 
     def __init__(
         self,
@@ -67,25 +67,8 @@ class GatedQueryTower(nn.Module):
         feed_forward_factor: int = 2,
         dropout: float = 0.2,
     ) -> None:
-        super().__init__()
-        self.history = history
-        self.context = context
-        self.input_dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
+        blocks = (
             GatedBlock(width=width, num_heads=num_heads, feed_forward_factor=feed_forward_factor, dropout=dropout)
             for _ in range(num_blocks)
         )
-        self.output_norm = nn.LayerNorm(width)
-
-    def states(self, inputs: QueryTowerInputs[Tensor]) -> Tensor:
-        """[B, L, D]."""
-        states = self.input_dropout(self.history(inputs) + self.context(inputs).unsqueeze(1))
-        mask = causal_mask(inputs.history_mask)
-        for block in self.blocks:
-            states = block(states, mask)
-        normalised: Tensor = self.output_norm(states)
-        return normalised
-
-    def forward(self, inputs: QueryTowerInputs[Tensor]) -> Tensor:
-        """[B, D]."""
-        return self.states(inputs)[:, -1]
+        super().__init__(history=history, context=context, blocks=blocks, width=width, dropout=dropout)
