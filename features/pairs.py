@@ -3,7 +3,7 @@
 Owns their arithmetic and their names in stacking order. Which raw value becomes which row is transforms.py's business.
 
 Shapes: N queries, L history length, H events of the longest history, C candidates a query, R rows of the item table, K
-retrievers, Ci and Fi item categories and numbers, M values of a many-valued category.
+scores of a candidate, Ci and Fi item categories and numbers, M values of a many-valued category.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 SHORT_HISTORY = 5
+NOT_BROUGHT = 1000  # rank of what a retriever did not bring; no rank counts as more
 
 
 def ranker_feature_names(
@@ -35,19 +36,23 @@ def ranker_feature_names(
     )
 
 
-def retriever_features(scores: FloatArray, present: NDArray[np.bool_]) -> FloatArray:
-    """[N, C, 3K]: score, its deviation from the list's mean, and the log of its rank in the list."""
+def retriever_features(scores: FloatArray, ranks: IntArray, present: NDArray[np.bool_]) -> FloatArray:
+    """[N, C, 3K]: score, its deviation from the list's mean, and the log of its rank.
+
+    Args:
+        scores: [N, C, K].
+        ranks: [N, C, K] among what the retriever brought; 0 for what it did not bring, which counts as NOT_BROUGHT.
+        present: [N, C] where there is a candidate.
+    """
     # In fp64: in fp32 the mean of equal scores misses them by a rounding error, which is then all their deviation.
     weights = present[:, :, None].astype(np.float64)
     total = np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
     mean = (scores * weights).sum(axis=1, keepdims=True) / total
     deviation = np.sqrt((np.square(scores - mean) * weights).sum(axis=1, keepdims=True) / total)
     z_score = np.where(present[:, :, None], (scores - mean) / np.maximum(deviation, 1e-6), 0.0)
-    # Ties keep the order of retrieval, so a retriever that knows nothing of a query repeats the first one's ranks.
-    order = np.argsort(np.where(present[:, :, None], -scores, np.inf), axis=1, kind="stable")
-    ranks = np.empty_like(order)
-    np.put_along_axis(ranks, order, np.arange(1, scores.shape[1] + 1)[None, :, None], axis=1)
-    stacked = np.stack([scores, z_score, np.log(ranks)], axis=3)  # [N, C, K, 3]
+    # In fp64, for how exact a logarithm of fp32 is depends on the processor.
+    log_rank = np.log(np.where((ranks > 0) & present[:, :, None], np.minimum(ranks, NOT_BROUGHT), NOT_BROUGHT))
+    stacked = np.stack([scores, z_score, log_rank], axis=3)  # [N, C, K, 3]
     return stacked.reshape(*scores.shape[:2], -1).astype(np.float32)
 
 

@@ -104,6 +104,11 @@ class ItemStatistics:
             values[place] = days.as_of(int(tick // DAY_MS))
         return cls(ticks_at_ms=ticks, values=values)
 
+    def at(self, place: int) -> "ItemStatistics":
+        """Those of one of the ticks."""
+        own = slice(place, place + 1)
+        return ItemStatistics(ticks_at_ms=self.ticks_at_ms[own], values=self.values[own])
+
     def ticks(self, requested_at_ms: NDArray[np.int64]) -> NDArray[np.int64]:
         """[N] place of the last tick finished at each request; a request before the first tick gets the first."""
         return np.maximum(np.searchsorted(self.ticks_at_ms, requested_at_ms, side="right") - 1, 0)

@@ -210,6 +210,7 @@ def ranker_inputs(
     queries: QueryInputs,
     candidate_rows: IntArray,
     retriever_scores: FloatArray,
+    retriever_ranks: IntArray,
     *,
     spec: FeatureSpec,
     items: ItemInputs,
@@ -221,7 +222,8 @@ def ranker_inputs(
     Args:
         queries: of N rows.
         candidate_rows: [N, C] ItemRow in the order of retrieval; PADDING where there are fewer than C.
-        retriever_scores: [N, C, K] score of each retriever; the first is the one that ordered the candidates.
+        retriever_scores: [N, C, K] fused and of each retriever; the first is what ordered the candidates.
+        retriever_ranks: [N, C, K] place by each; 0 where a retriever did not bring the candidate.
         spec: names the dense features in order.
         items: the item table.
         statistics: item aggregates at the ticks of these requests.
@@ -229,7 +231,7 @@ def ranker_inputs(
     """
     dense = np.concatenate(
         [
-            pairs.retriever_features(retriever_scores, candidate_rows != PADDING),
+            pairs.retriever_features(retriever_scores, retriever_ranks, candidate_rows != PADDING),
             pairs.statistics_features(queries.requested_at_ms, candidate_rows, statistics),
             np.repeat(queries.context[:, None, :], candidate_rows.shape[1], axis=1),
             pairs.affinity_features(

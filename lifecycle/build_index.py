@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lifecycle.cuts import CUTS
-from lifecycle.train_towers import RECOMMENDABLE_FILE
-from serving.retrieval import ARRAYS_DIR, QUERY_TOWER_FILE
+from serving.retrieval import ARRAYS_DIR, QUERY_TOWER_FILE, RECOMMENDABLE_FILE
 from towers.index.build import IndexBuilder
 
 logger = logging.getLogger(__name__)

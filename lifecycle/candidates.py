@@ -1,6 +1,7 @@
 """Lists for the ranker: candidates that stage 1 of a cut gives to past requests, with features at that time.
 
-Owns the join of serving/retrieval.py with labels. The candidates are out of fold when the cut has not seen the events.
+Owns the join of serving/retrieval.py with labels, and that each request is answered as of its own refresh tick. The
+candidates are out of fold when the cut has not seen the events.
 """
 
 import logging
@@ -21,6 +22,7 @@ from lifecycle.cuts import Cut
 from ranking.data import RankerLists
 from serving.models import OnnxModels
 from serving.retrieval import QUERY_TOWER_FILE, Candidates, Stage1
+from towers.retrievers.fusion import Fusion
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class Requests:
         return Requests(
             asked=self.asked.take(places),
             inputs=self.inputs.take(places),
-            candidates=Candidates(rows=self.candidates.rows[places], scores=self.candidates.scores[places]),
+            candidates=self.candidates.take(places),
         )
 
 
@@ -73,36 +75,77 @@ class StageOne:
             models=OnnxModels(query_tower=directory / QUERY_TOWER_FILE, ranker=None, num_threads=2),
         )
 
+    def fused_by(self, fusion: Fusion) -> "StageOne":
+        """The same with the retrievers fused otherwise."""
+        return replace(self, stage1=replace(self.stage1, fusion=fusion))
+
     def ask(
-        self, dataset: Dataset, asked: PastRequests, *, num_candidates: int, excluded: NDArray[np.int64] | None = None
+        self,
+        dataset: Dataset,
+        asked: PastRequests,
+        *,
+        days: ItemDays,
+        num_candidates: int,
+        excluded: NDArray[np.int64] | None = None,
     ) -> Requests:
         """Retrieve for past requests.
 
         Args:
             dataset: the log.
             asked: N requests.
+            days: daily item counts that may be known; each request sees those before its tick.
             num_candidates: C.
             excluded: [N, H] ItemRows to leave out, whatever the spec says of repeats; None leaves out what the server
                 would.
         """
         parts = [
-            self._answer(dataset, asked.take(batch), num_candidates=num_candidates, excluded=_part(excluded, batch))
+            self._answer(
+                dataset,
+                asked.take(batch),
+                days=days,
+                num_candidates=num_candidates,
+                excluded=None if excluded is None else excluded[batch],
+            )
             for batch in (slice(start, start + ASKED_AT_ONCE) for start in range(0, max(len(asked), 1), ASKED_AT_ONCE))
         ]
         candidates = Candidates(
-            rows=np.concatenate([own.rows for _, own in parts]), scores=np.concatenate([own.scores for _, own in parts])
+            **{
+                field.name: np.concatenate([getattr(own, field.name) for _, own in parts])
+                for field in fields(Candidates)
+            }
         )
         return Requests(asked=asked, inputs=_joined([inputs for inputs, _ in parts]), candidates=candidates)
 
     def _answer(
-        self, dataset: Dataset, asked: PastRequests, *, num_candidates: int, excluded: NDArray[np.int64] | None
+        self,
+        dataset: Dataset,
+        asked: PastRequests,
+        *,
+        days: ItemDays,
+        num_candidates: int,
+        excluded: NDArray[np.int64] | None,
     ) -> tuple[QueryInputs, Candidates]:
         inputs = self.stage1.query_inputs(asked.states(dataset, length=self.stage1.spec.stored_history))
         embeddings = self.stage1.embed(inputs, models=self.models)
-        if excluded is None:
-            return inputs, self.stage1.retrieve(inputs, embeddings, num_candidates=num_candidates)
-        excluding = replace(inputs, seen_rows=excluded)
-        return inputs, self.stage1.retrieve(excluding, embeddings, num_candidates=num_candidates, exclude_seen=True)
+        statistics = self._statistics(inputs, days=days)
+        ticks = statistics.ticks(inputs.requested_at_ms)
+        candidates = Candidates.none(len(asked), num_candidates=num_candidates)
+        for tick in tqdm(np.unique(ticks), desc=f"candidates of {self.cut.name}", unit="tick", disable=None):
+            own = np.flatnonzero(ticks == tick)
+            found = self.stage1.as_of(statistics.at(int(tick))).retrieve(
+                inputs.take(own),
+                embeddings[own],
+                num_candidates=num_candidates,
+                excluded=None if excluded is None else excluded[own],
+            )
+            for field in fields(Candidates):
+                getattr(candidates, field.name)[own] = getattr(found, field.name)
+        return inputs, candidates
+
+    def _statistics(self, inputs: QueryInputs, *, days: ItemDays) -> ItemStatistics:
+        return ItemStatistics.at_requests(
+            days, requested_at_ms=inputs.requested_at_ms, tick_ms=self.stage1.spec.tick_ms
+        )
 
     def lists(self, requests: Requests, *, days: ItemDays, num_ranked: int) -> RankerLists:
         """The first `num_ranked` candidates of each request with features as of its refresh tick.
@@ -112,17 +155,17 @@ class StageOne:
             days: daily item counts that may be known; each request sees those before its tick.
             num_ranked: C of the lists.
         """
-        statistics = ItemStatistics.at_requests(
-            days, requested_at_ms=requests.inputs.requested_at_ms, tick_ms=self.stage1.spec.tick_ms
-        )
-        rows = requests.candidates.rows[:, :num_ranked]
+        statistics = self._statistics(requests.inputs, days=days)
+        candidates = requests.candidates.first(num_ranked)
+        rows = candidates.rows
         tokens, dense = [], []
         for start in tqdm(range(0, len(rows), BATCH_SIZE), desc=f"features of {self.cut.name} lists", unit="batch"):
             batch = slice(start, start + BATCH_SIZE)
             made = ranker_inputs(
                 requests.inputs.take(batch),
                 rows[batch],
-                requests.candidates.scores[batch, :num_ranked],
+                candidates.scores[batch],
+                candidates.ranks[batch],
                 spec=self.stage1.spec,
                 items=self.stage1.items,
                 statistics=statistics,
@@ -140,10 +183,6 @@ class StageOne:
             relevance=relevance,
             num_relevant=requests.asked.num_relevant,
         )
-
-
-def _part(excluded: NDArray[np.int64] | None, batch: slice) -> NDArray[np.int64] | None:
-    return None if excluded is None else excluded[batch]
 
 
 def _joined(parts: Sequence[QueryInputs]) -> QueryInputs:

@@ -26,27 +26,35 @@ from lifecycle.baselines import Baselines
 from lifecycle.candidates import Requests, StageOne
 from lifecycle.list_files import write_lists
 from lifecycle.slices import MIN_REQUESTS, Slice, slices_of
-from lifecycle.systems import LIST_LENGTH, Systems, as_retrieved
+from lifecycle.systems import LIST_LENGTH, Systems, alone, as_retrieved
 from lifecycle.train_ranker import check_num_ranked
+from serving.retrieval import RETRIEVERS
 
 logger = logging.getLogger(__name__)
 
-KS = (10, 20, 100)
+KS = (10, 20, 100, 200)
 COMPARED_METRIC = "ndcg@10"
 # Pairs of which one is not measured on a slice are left out.
 COMPARED = (
-    ("towers_lightgbm", "towers"),
-    ("towers_student", "towers"),
-    ("towers_student", "towers_student_shuffled_texts"),
-    ("towers_student", "towers_lightgbm"),
-    ("towers_lightgbm", "transitions_ease"),
-    ("towers_student", "transitions_ease"),
-    ("towers_lightgbm", "ease_popularity_7d"),
-    ("towers_student", "ease_popularity_7d"),
-    ("towers_lightgbm", "decayed_repeats_query_knn"),
-    ("towers_student", "decayed_repeats_query_knn"),
+    ("fused", "towers"),
+    ("fused_lightgbm", "fused"),
+    ("fused_student", "fused"),
+    ("fused_student", "fused_student_shuffled_texts"),
+    ("fused_student", "fused_lightgbm"),
+    ("fused", "transitions_ease"),
+    ("fused", "ease_popularity_7d"),
+    ("fused", "decayed_repeats_query_knn"),
+    ("fused_lightgbm", "transitions_ease"),
+    ("fused_student", "transitions_ease"),
+    ("fused_lightgbm", "ease_popularity_7d"),
+    ("fused_student", "ease_popularity_7d"),
+    ("fused_lightgbm", "decayed_repeats_query_knn"),
+    ("fused_student", "decayed_repeats_query_knn"),
     ("towers", "recent_popularity"),
 )
+
+# What the union holds, against what each retriever alone would have held in lists of the same length.
+UNION_METRICS = ("recall@100", "recall@200")
 
 Values = Mapping[str, Mapping[str, FloatArray]]
 
@@ -109,8 +117,9 @@ class Evaluation:
     def _ask(self, stage_one: StageOne, asked: PastRequests, exclude_seen: bool) -> Requests:
         # All that a query had is left out, not the newest part of it that stores keep alone.
         excluded = asked.seen_rows(self.dataset) if exclude_seen else np.zeros((len(asked), 0), dtype=np.int64)
-        num_candidates = self.num_candidates if stage_one is self.refit else LIST_LENGTH
-        return stage_one.ask(self.dataset, asked, num_candidates=num_candidates, excluded=excluded)
+        days = self.protocol.item_days(self.dataset, stage_one.cut.splits)
+        num_candidates = max(self.num_candidates, LIST_LENGTH)
+        return stage_one.ask(self.dataset, asked, days=days, num_candidates=num_candidates, excluded=excluded)
 
     def _trained(self) -> Systems:
         return Systems(
@@ -128,7 +137,12 @@ class Evaluation:
         fitted = Baselines.fit(self.dataset, self.protocol, self.refit.cut)
         systems = fitted.lists(some.asked, some.inputs, exclude_seen=tuple(requests), k=LIST_LENGTH)
         for excluding, own in requests.items():
-            systems[excluding]["towers_no_refit"] = as_retrieved(self._ask(self.fold, own.asked, excluding))
+            for name in RETRIEVERS:
+                found = as_retrieved(self._ask(_only(self.refit, name), own.asked, excluding))
+                if found.rows.any():  # where nothing is repeated, repeats have nothing to say
+                    systems[excluding][alone(name)] = found
+            for name, fold in (("towers_no_refit", _only(self.fold, "towers")), ("fused_no_refit", self.fold)):
+                systems[excluding][name] = as_retrieved(self._ask(fold, own.asked, excluding))
             systems[excluding] |= self._trained().lists(own)
         return systems
 
@@ -152,8 +166,8 @@ class Evaluation:
             grades=main.grades[sampled] if graded else None,
             ks=KS,
         )
-        beside = {name: own[sampled] for name, own in values[main.name]["towers_student"].items()}
-        difference = self._compared("towers_teacher", "towers_student", of_teacher, beside)
+        beside = {name: own[sampled] for name, own in values[main.name]["fused_student"].items()}
+        difference = self._compared("fused_teacher", "fused_student", of_teacher, beside)
         teacher_intervals = intervals(of_teacher, generator=self._generator())
         return Report(
             dataset=self.dataset.name,
@@ -161,16 +175,19 @@ class Evaluation:
             + (", graded gains" if graded else ""),
             slice=main.name,
             num_queries=len(main.places),
-            systems={**measured[main.name].systems, "towers_teacher": teacher_intervals},
+            systems={**measured[main.name].systems, "fused_teacher": teacher_intervals},
             comparisons=(*measured[main.name].comparisons, difference),
             slices={own.name: measured[own.name] for own in slices[1:]},
             seconds=dict(self.seconds),
             notes={
-                "towers_no_refit": "trained on the training events alone; its histories hold all before a request",
-                "towers_teacher": f"on a seeded sample of {len(sampled)} queries",
+                **dict.fromkeys(
+                    ("towers_no_refit", "fused_no_refit"),
+                    "trained on the training events alone; its histories hold all before a request",
+                ),
+                "fused_teacher": f"on a seeded sample of {len(sampled)} queries",
                 **(
-                    {"towers_student_shuffled_texts": "control: every item carries the text of another one"}
-                    if "towers_student_shuffled_texts" in values[main.name]
+                    {"fused_student_shuffled_texts": "control: every item carries the text of another one"}
+                    if "fused_student_shuffled_texts" in values[main.name]
                     else {}
                 ),
             },
@@ -189,19 +206,25 @@ class Evaluation:
             note=part.note,
             systems={name: intervals(own, generator=self._generator()) for name, own in values.items()},
             comparisons=tuple(
-                self._compared(system, baseline, values[system], values[baseline])
-                for system, baseline in COMPARED
+                self._compared(system, baseline, values[system], values[baseline], metric=metric)
+                for system, baseline, metric in _compared()
                 if system in values and baseline in values
             ),
         )
 
     def _compared(
-        self, system: str, baseline: str, values: Mapping[str, FloatArray], baseline_values: Mapping[str, FloatArray]
+        self,
+        system: str,
+        baseline: str,
+        values: Mapping[str, FloatArray],
+        baseline_values: Mapping[str, FloatArray],
+        *,
+        metric: str = COMPARED_METRIC,
     ) -> Comparison:
         return compare_systems(
             system=system,
             baseline=baseline,
-            metric=COMPARED_METRIC,
+            metric=metric,
             system_values=values,
             baseline_values=baseline_values,
             generator=self._generator(),
@@ -210,6 +233,17 @@ class Evaluation:
     def _generator(self) -> np.random.Generator:
         # The same resamples for every system, so that intervals differ by what the systems did alone.
         return np.random.default_rng(self.seed)
+
+
+def _compared() -> list[tuple[str, str, str]]:
+    """System, baseline and metric of all comparisons."""
+    of_order = [(system, baseline, COMPARED_METRIC) for system, baseline in COMPARED]
+    return of_order + [("fused", alone(name), metric) for metric in UNION_METRICS for name in RETRIEVERS]
+
+
+def _only(stage_one: StageOne, name: str) -> StageOne:
+    """With candidates of one retriever."""
+    return stage_one.fused_by(stage_one.stage1.fusion.alone(name, quota=LIST_LENGTH))
 
 
 def _values(systems: Mapping[str, RankedLists], part: Slice, *, graded: bool) -> dict[str, dict[str, FloatArray]]:

@@ -67,17 +67,22 @@ def export_parity(
     exported = stage1.embed(inputs, models=models)
     num_candidates = pipeline.settings.num_ranked
     found = stage1.retrieve(inputs, exported, num_candidates=num_candidates)
-    trained_rows = stage1.retrieve(inputs, embeddings, num_candidates=num_candidates).rows
+    # Of the towers alone: the other retrievers are not exported, and a union hides which item changed places.
+    num_searched = min(num_candidates, len(stage1.index))
+    trained_rows, exported_rows = (
+        stage1.index.search(embedded, k=num_searched).rows for embedded in (embeddings, exported)
+    )
     offline = {
         "query_embedding": embeddings,
         "item_embedding": items.numpy(),
-        "retrieved_rows": with_ties_as(found.rows, trained_rows, queries=embeddings, items=items.numpy()),
+        "retrieved_rows": with_ties_as(exported_rows, trained_rows, queries=embeddings, items=items.numpy()),
     }
-    serving = {"query_embedding": exported, "item_embedding": exported_items, "retrieved_rows": found.rows}
+    serving = {"query_embedding": exported, "item_embedding": exported_items, "retrieved_rows": exported_rows}
     made = ranker_inputs(
         inputs,
         found.rows,
         found.scores,
+        found.ranks,
         spec=stage1.spec,
         items=stage1.items,
         statistics=stage1.statistics,

@@ -33,12 +33,12 @@ from lifecycle.parity import replay_events
 from lifecycle.parity_paths import Lists
 from lifecycle.steps import SOURCE_ROOT
 from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, check_num_ranked
-from lifecycle.train_towers import RECOMMENDABLE_FILE, TEXT_EMBEDDINGS_FILE
+from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
 from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
 from serving.pipeline import Pipeline
 from serving.release import POPULAR_FILE, RANKER_FILE, TITLES_FILE, seal
-from serving.retrieval import INDEX_FILE, Stage1
+from serving.retrieval import FUSION_FILE, INDEX_FILE, Stage1
 from serving.settings import PipelineSettings
 from towers.export import WEIGHTS_FILE
 from towers.model import ItemTable, TowerSizes, TwoTower
@@ -46,7 +46,7 @@ from towers.text_encoder import SentenceEncoder
 
 logger = logging.getLogger(__name__)
 
-TRAINING_ONLY = (WEIGHTS_FILE, TEXT_EMBEDDINGS_FILE, RECOMMENDABLE_FILE, "training.json", "curves")
+TRAINING_ONLY = (WEIGHTS_FILE, TEXT_EMBEDDINGS_FILE, "training.json", "curves")
 FLOAT_TOLERANCE = 1e-4
 EXPORT_REQUESTS = 64
 RANKERS = (STUDENT, GRADIENT_BOOSTING)
@@ -94,6 +94,7 @@ class Export:
         stage1_dir = self.towers_dir / REFIT.name
         shutil.copytree(stage1_dir, out_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*TRAINING_ONLY))
         shutil.copyfile(self.index_dir / f"{REFIT.name}.faiss", out_dir / INDEX_FILE)
+        shutil.copyfile(self.index_dir / FUSION_FILE, out_dir / FUSION_FILE)
         shutil.copyfile(self.ranker_dir / self.ranker / RANKER_FILE, out_dir / RANKER_FILE)
         stage1 = Stage1.read(out_dir)
         recent, all_time = (

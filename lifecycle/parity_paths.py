@@ -83,8 +83,10 @@ class OfflinePath:
         return _joined([_arrays(self._features(one), one, stage1=self.stage1) for one in map(asked.take, parts)])
 
     def lists(self, asked: Asked, *, release: Release, how: Lists) -> Arrays:
-        """Whole lists for a batch, as a release with this stage 1 would give them."""
-        return _lists(self._features(asked), release=replace(release, stage1=self.stage1), how=how)
+        """Whole lists for a batch of one tick, as a release with this stage 1 would give them."""
+        statistics = self.stage1.statistics
+        as_of_tick = self.stage1.as_of(statistics.at(int(statistics.ticks(asked.at_ms)[0])))
+        return _lists(self._features(asked), release=replace(release, stage1=as_of_tick), how=how)
 
     def _features(self, asked: Asked) -> QueryFeatures:
         return self.dataset.before(asked.places, length=None)
@@ -189,8 +191,9 @@ def _arrays(queries: QueryFeatures, asked: Asked, *, stage1: Stage1) -> Arrays:
     inputs = stage1.query_inputs(queries)
     made = ranker_inputs(
         inputs,
-        asked.candidate_rows,
-        asked.scores,
+        asked.candidates.rows,
+        asked.candidates.scores,
+        asked.candidates.ranks,
         spec=stage1.spec,
         items=stage1.items,
         statistics=stage1.statistics,

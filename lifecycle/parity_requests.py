@@ -2,7 +2,7 @@
 
 Owns the choice of candidates. Knows nothing of the paths that answer.
 
-Shapes: N events of a round or a batch, C candidates of each, K retrievers.
+Shapes: N events of a round or a batch, C candidates of each, K scores of a candidate.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from features.dataset import Dataset, EventLog
 from features.vocab import FIRST, PADDING
-from serving.retrieval import RETRIEVERS
+from serving.retrieval import SCORES, Candidates
 
 NUM_RANDOM, NUM_CANDIDATES = 6, 12
 
@@ -30,11 +30,12 @@ class ReplayCandidates:
         self._log, self._rows = dataset.events, dataset.event_rows()
         self._random = generator.integers(FIRST, len(dataset.items.catalogue), size=(num_queries, NUM_RANDOM))
         # Rounded, so that there are ties.
-        scores = generator.normal(size=(num_queries, NUM_CANDIDATES, len(RETRIEVERS)))
+        scores = generator.normal(size=(num_queries, NUM_CANDIDATES, len(SCORES)))
         self._scores = scores.round(1).astype(np.float32)
+        self._ranks = generator.integers(0, NUM_CANDIDATES, size=scores.shape)
 
-    def of(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """ItemRows [N, C] and the retrievers' scores [N, C, K]; the last candidate is PADDING, as in a short list."""
+    def of(self, places: NDArray[np.int64]) -> Candidates:
+        """C candidates of each; the last one is PADDING, as in a short list."""
         queries = self._log.query_of(places)
         start, random = self._log.offsets[queries], self._random[queries]
         middle = start + random[:, 0] % np.maximum(places - start, 1)
@@ -45,7 +46,12 @@ class ReplayCandidates:
         )
         padding = np.full((len(places), 1), PADDING, dtype=np.int64)
         rows = np.concatenate([self._rows[places][:, None], history_rows, random, padding], axis=1)
-        return rows, np.where(rows[:, :, None] == PADDING, np.float32(0.0), self._scores[queries])
+        is_padding = rows[:, :, None] == PADDING
+        return Candidates(
+            rows=rows,
+            scores=np.where(is_padding, np.float32(0.0), self._scores[queries]),
+            ranks=np.where(is_padding, 0, self._ranks[queries]),
+        )
 
 
 @dataclass(frozen=True)
@@ -56,21 +62,18 @@ class Asked:
     query_ids: list[str]
     positions: NDArray[np.int64]  # [N] in their queries' logs
     at_ms: NDArray[np.int64]
-    candidate_rows: NDArray[np.int64]  # [N, C]
-    scores: NDArray[np.float32]  # [N, C, K]
+    candidates: Candidates
 
     @classmethod
     def of(cls, log: EventLog, places: NDArray[np.int64], *, candidates: ReplayCandidates) -> Self:
         """Events of a log."""
         queries = log.query_of(places)
-        rows, scores = candidates.of(places)
         return cls(
             places=places,
             query_ids=[log.query_ids[query] for query in queries],
             positions=places - log.offsets[queries],
             at_ms=log.at_ms[places],
-            candidate_rows=rows,
-            scores=scores,
+            candidates=candidates.of(places),
         )
 
     def __len__(self) -> int:
@@ -91,6 +94,5 @@ class Asked:
             query_ids=[self.query_ids[n] for n in chosen],
             positions=self.positions[chosen],
             at_ms=self.at_ms[chosen],
-            candidate_rows=self.candidate_rows[chosen],
-            scores=self.scores[chosen],
+            candidates=self.candidates.take(chosen),
         )

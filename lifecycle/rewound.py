@@ -19,12 +19,13 @@ from features.text import TextTokenizer
 from features.transforms import item_inputs
 from features.vocab import FIRST
 from serving.release import MANIFEST_FILE, POPULAR_FILE, TITLES_FILE, Release, seal
-from serving.retrieval import ARRAYS_DIR, INDEX_FILE, RETRIEVERS, write_tables
+from serving.retrieval import ARRAYS_DIR, FUSION_FILE, INDEX_FILE, NEIGHBOUR_WEIGHTS, RETRIEVERS, write_tables
 from towers.index.build import FlatBuilder
+from towers.retrievers.fusion import Fusion
 from towers.retrievers.neighbours import NeighbourTable
 
 STATISTICS_FILES = (f"{ARRAYS_DIR}/statistics.npy", f"{ARRAYS_DIR}/statistics_at_ms.npy")
-WIDTH = 4  # of embeddings that nobody asks
+WIDTH, QUOTA = 4, 100  # of embeddings and of retrievers that nobody asks
 
 
 def rewind(release_dir: Path, target: Path, *, statistics: ItemStatistics) -> Release:
@@ -83,14 +84,16 @@ def untrained(
         catalogue=dataset.items.catalogue,
         items=item_inputs(dataset.items, spec=spec, vocabularies=vocabularies, tokenizer=TextTokenizer(tokenizer_json)),
         item_embeddings=embeddings,
+        recommendable=np.arange(num_rows) >= FIRST,
         statistics=ItemStatistics(
             ticks_at_ms=np.zeros(1, dtype=np.int64),
             values=np.zeros((1, num_rows, len(STATISTICS)), dtype=np.float32),
         ),
-        neighbours={name: no_neighbours for name in RETRIEVERS[1:]},
+        neighbours={name: no_neighbours for name in NEIGHBOUR_WEIGHTS},
         tokenizer_json=tokenizer_json,
     )
     FlatBuilder().build(embeddings[FIRST:], np.arange(FIRST, num_rows)).write(target / INDEX_FILE)
+    Fusion.unweighted(dict.fromkeys(RETRIEVERS, QUOTA)).write(target / FUSION_FILE)
     for name, content in ((POPULAR_FILE, []), (TITLES_FILE, {})):
         (target / name).write_text(json.dumps(content), encoding="utf-8")
     seal(target, facts={"spec_hash": spec.hash})

@@ -1,6 +1,7 @@
-"""What each system with a trained tower answers to past requests: lists as the server would show them.
+"""What each system of the release answers to past requests: lists as the server would show them.
 
-Owns which of these systems there are. Baselines without a tower are baselines.py's.
+Owns which of these systems there are: the fused retrievers, each of them alone, and the rankers. Baselines, which
+score the whole catalogue and are served by nobody, are baselines.py's.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from serving.postprocess import final_order
 from serving.release import RANKER_FILE
 from serving.retrieval import QUERY_TOWER_FILE
 
-LIST_LENGTH = 100
+LIST_LENGTH = 200
 BATCH_SIZE = 8
 
 Scorer = Callable[[RankerLists], NDArray[np.float32]]
@@ -54,13 +55,13 @@ class Systems:
         made = self.stage_one.lists(requests, days=self.days, num_ranked=self.num_ranked)
         trees, student = BoostedTrees.load(self.ranker_dir / GRADIENT_BOOSTING), self._student()
         systems = {
-            "towers": as_retrieved(requests),
-            "towers_lightgbm": _reordered(requests, trees.score(made.dense)),
-            "towers_student": _reordered(requests, student(made)),
+            "fused": as_retrieved(requests),
+            "fused_lightgbm": _reordered(requests, trees.score(made.dense)),
+            "fused_student": _reordered(requests, student(made)),
         }
         if self.stage_one.stage1.spec.names("item", "text"):
             shuffled = self._with_shuffled_texts().lists(requests, days=self.days, num_ranked=self.num_ranked)
-            systems["towers_student_shuffled_texts"] = _reordered(requests, student(shuffled))
+            systems["fused_student_shuffled_texts"] = _reordered(requests, student(shuffled))
         return systems
 
     def teacher_lists(self, requests: Requests, *, cache: Path) -> RankedLists:
@@ -100,6 +101,11 @@ class Systems:
             items, title_tokens=items.title_tokens[order], text_tokens=items.text_tokens[order]
         )
         return dataclasses.replace(self.stage_one, stage1=dataclasses.replace(self.stage_one.stage1, items=shuffled))
+
+
+def alone(name: str) -> str:
+    """What a report calls a retriever without the others; plain names are those of baselines."""
+    return name if name == "towers" else f"{name}_alone"
 
 
 def as_retrieved(requests: Requests) -> RankedLists:

@@ -143,8 +143,8 @@ class RankerTraining:
                 f"the ranker learns from requests of the splits ranking and validation, but {split} has none: give it "
                 "events by the settings of dataset.split"
             )
-        requests = self.stage_one.ask(self.dataset, asked, num_candidates=self.num_ranked)
         days = self.protocol.item_days(self.dataset, known)
+        requests = self.stage_one.ask(self.dataset, asked, days=days, num_candidates=self.num_ranked)
         return self.stage_one.lists(requests, days=days, num_ranked=self.num_ranked)
 
     def _fitted(self, directory: Path, fit: Callable[[], Ranker]) -> Ranker:

@@ -47,7 +47,6 @@ logger = logging.getLogger(__name__)
 
 MONITOR = "validation/ndcg@10"
 TEXT_EMBEDDINGS_FILE = "text_embeddings.npy"
-RECOMMENDABLE_FILE = "recommendable.npy"
 SUMMARY_FILE = "training.json"
 GUARDED_STEPS = 50  # after so many steps their losses are looked at, for which the device has to be waited for
 
@@ -131,6 +130,7 @@ class TowersTraining:
             catalogue=self.dataset.items.catalogue,
             items=items,
             item_embeddings=embeddings,
+            recommendable=self.protocol.recommendable(self.dataset, cut.splits),
             statistics=ItemStatistics.at_requests(days, requested_at_ms=last_day, tick_ms=self.spec.tick_ms),
             neighbours=neighbour_tables(self.dataset, self.protocol, cut),
             tokenizer_json=tokenizer_json,
@@ -144,8 +144,6 @@ class TowersTraining:
             query_tokens=self.spec.text.query_tokens,
         )
         np.save(directory / TEXT_EMBEDDINGS_FILE, table.text_embedding.cpu().numpy(), allow_pickle=False)
-        recommendable = self.protocol.recommendable(self.dataset, cut.splits)
-        np.save(directory / RECOMMENDABLE_FILE, recommendable, allow_pickle=False)
         write_json(directory / SUMMARY_FILE, {"epochs": epochs, "cut": cut.name, **metrics})
         for checkpoint in directory.glob("*.ckpt"):
             checkpoint.unlink()

@@ -13,7 +13,7 @@ from features.pairs import ranker_feature_names
 from lifecycle.entry import plain_errors
 from lifecycle.steps import Step
 from lifecycle.train_towers import TowersTraining
-from serving.retrieval import RETRIEVERS
+from serving.retrieval import SCORES
 
 SETTINGS = ("dataset", "towers", "loss", "negatives", "trainer", "optimisation", "seed")
 FEATURES = ("columns", "text", "encoder")  # where features are served from changes no model
@@ -24,7 +24,7 @@ def run(cfg: DictConfig) -> None:
     def work(directory: Path) -> None:
         columns = columns_of(cfg)
         names = ranker_feature_names(
-            retrievers=RETRIEVERS, item_categories=columns.item_categories, item_numbers=columns.item_numbers
+            retrievers=SCORES, item_categories=columns.item_categories, item_numbers=columns.item_numbers
         )
         TowersTraining(
             dataset=dataset_of(cfg),

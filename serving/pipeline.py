@@ -94,11 +94,12 @@ class Pipeline:
         clock.end("query_tower")
         candidates = stage1.retrieve(inputs, query_embeddings, num_candidates=self.settings.num_candidates)
         clock.end("retrieve")
-        ranked = slice(0, self.settings.num_ranked)
+        ranked = candidates.first(self.settings.num_ranked)
         ranker_in = ranker_inputs(
             inputs,
-            candidates.rows[:, ranked],
-            candidates.scores[:, ranked],
+            ranked.rows,
+            ranked.scores,
+            ranked.ranks,
             spec=stage1.spec,
             items=stage1.items,
             statistics=stage1.statistics,

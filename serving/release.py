@@ -86,8 +86,7 @@ class Release:
                 f"{self.path}: expected a delta after {self.delta} of a tick after {self.tick_at_ms}; got delta "
                 f"{delta.number} of tick {delta.tick_at_ms}; to go back, open the release anew at that delta"
             )
-        stage1 = replace(self.stage1, statistics=delta.statistics)
-        return replace(self, stage1=stage1, delta=delta.number)
+        return replace(self, stage1=self.stage1.as_of(delta.statistics), delta=delta.number)
 
     @property
     def deltas(self) -> Deltas:

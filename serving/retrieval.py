@@ -1,14 +1,15 @@
-"""Stage 1 as it is served: from raw query features to candidates with every retriever's score.
+"""Stage 1 as it is served: from raw query features to the candidates of all retrievers, with each one's score and rank.
 
 Owns the artefacts of stage 1 in memory and the way through them. Training lists, evaluation and the server all get
 their candidates from here, so what the ranker learns on is what it is served.
 
-Shapes: N queries, R rows of the item table, D embedding width, C candidates, K retrievers.
+Shapes: N queries, R rows of the item table, D embedding width, C candidates, K retrievers, E rows excluded.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,27 @@ from features.transforms import ItemInputs, QueryFeatures, QueryInputs, query_in
 from features.vocab import FIRST, PADDING, Vocabularies
 from serving.models import Models
 from towers.index.search import ItemIndex
+from towers.retrievers.fusion import Answer, Fusion
+from towers.retrievers.index_hits import IndexHits
 from towers.retrievers.neighbours import NeighbourTable
+from towers.retrievers.popularity import Popular
+from towers.retrievers.repeats import repeats
 from towers.retrievers.weights import ease_weights, transition_weights
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 SPEC_FILE, VOCABULARIES_FILE, ITEM_IDS_FILE = "feature_spec.json", "vocabularies.json", "item_ids.json"
-TOKENIZER_FILE, INDEX_FILE = "tokenizer.json", "index.faiss"
+TOKENIZER_FILE, INDEX_FILE, FUSION_FILE = "tokenizer.json", "index.faiss", "fusion.json"
 QUERY_TOWER_FILE, ITEM_TOWER_FILE = "query_tower.onnx", "item_tower.onnx"
-ARRAYS_DIR, RETRIEVERS_DIR = "arrays", "retrievers"
+ARRAYS_DIR, RETRIEVERS_DIR, RECOMMENDABLE_FILE = "arrays", "retrievers", "recommendable.npy"
 ITEM_ARRAYS = ("item_id", "categories", "numbers", "title_tokens", "text_tokens")
-# The first is the one whose score orders the candidates.
-RETRIEVERS = ("towers", "transitions", "ease")
 NEIGHBOUR_WEIGHTS = {"transitions": transition_weights, "ease": ease_weights}
+# Where what was had may be recommended again: how often it was, and how often lately.
+HALF_LIVES_DAYS = {"repeats": None, "recent_repeats": 30.0}
+RETRIEVERS = ("towers", *NEIGHBOUR_WEIGHTS, "popularity", *HALF_LIVES_DAYS)
+# Of every candidate; the first is what orders them.
+SCORES = ("fused", *RETRIEVERS)
 
 
 @dataclass(frozen=True)
@@ -46,31 +54,67 @@ class Candidates:
 
     Attributes:
         rows: [N, C] ItemRow; PADDING where there are fewer.
-        scores: [N, C, K] of each retriever, in the order of RETRIEVERS; 0 at padding.
+        scores: [N, C, 1 + K] fused and of each retriever, in the order of SCORES, whoever brought the candidate; 0 at
+            padding.
+        ranks: [N, C, 1 + K] place in the whole list and among what each retriever brought; 0 where it did not bring it.
     """
 
     rows: IntArray
     scores: FloatArray
+    ranks: IntArray
+
+    @classmethod
+    def none(cls, num: int, *, num_candidates: int) -> "Candidates":
+        """Padding alone for `num` queries."""
+        shape = (num, num_candidates, len(SCORES))
+        return cls(
+            rows=np.full(shape[:2], PADDING, dtype=np.int64),
+            scores=np.zeros(shape, dtype=np.float32),
+            ranks=np.zeros(shape, dtype=np.int64),
+        )
+
+    def take(self, places: IntArray | slice) -> "Candidates":
+        """Those of some of the queries."""
+        return Candidates(rows=self.rows[places], scores=self.scores[places], ranks=self.ranks[places])
+
+    def first(self, num: int) -> "Candidates":
+        """The best `num` of each query."""
+        return Candidates(rows=self.rows[:, :num], scores=self.scores[:, :num], ranks=self.ranks[:, :num])
 
 
 @dataclass(frozen=True)
 class Stage1:
-    """What stage 1 reads of a release, or of a towers step that has not become one yet."""
+    """What stage 1 reads of a release, or of a towers step that has not become one yet.
+
+    Attributes:
+        recommendable: [R] rows that may be candidates.
+        statistics: answers are as of its newest tick.
+    """
 
     spec: FeatureSpec
     vocabularies: Vocabularies
     catalogue: Catalogue
     items: ItemInputs
     item_embeddings: FloatArray  # [R, D]
+    recommendable: NDArray[np.bool_]
     statistics: ItemStatistics
     index: ItemIndex
     neighbours: Mapping[str, NeighbourTable]
+    fusion: Fusion
     tokenizer: TextTokenizer
 
     @classmethod
     def read(cls, directory: Path, *, index_path: Path | None = None) -> "Stage1":
-        """Read a directory that `write_tables` filled; large arrays are mapped, not copied."""
-        arrays = directory / ARRAYS_DIR
+        """Read a directory that `write_tables` filled; large arrays are mapped, not copied.
+
+        Args:
+            directory: of the tables.
+            index_path: where the index lies, and beside it the fusion; None: in the directory.
+
+        Raises:
+            ValueError: a file is none of these, or the fusion is of other retrievers.
+        """
+        arrays, index_path = directory / ARRAYS_DIR, index_path or directory / INDEX_FILE
 
         def array(name: str) -> NDArray[np.generic]:
             # asarray drops the memmap subclass, whose every slice is slow, and keeps the mapping.
@@ -86,14 +130,27 @@ class Stage1:
             catalogue=Catalogue(item_ids=tuple(document(ITEM_IDS_FILE))),
             items=ItemInputs(**{name: array(name) for name in ITEM_ARRAYS}),  # type: ignore[arg-type]
             item_embeddings=array("item_embeddings").astype(np.float32, copy=False),
+            recommendable=np.load(directory / RECOMMENDABLE_FILE, allow_pickle=False),
             statistics=ItemStatistics(
                 ticks_at_ms=array("statistics_at_ms").astype(np.int64, copy=False),
                 values=array("statistics").astype(np.float32, copy=False),
             ),
-            index=ItemIndex.read(index_path or directory / INDEX_FILE),
-            neighbours={name: NeighbourTable.load(directory / RETRIEVERS_DIR / name) for name in RETRIEVERS[1:]},
+            index=ItemIndex.read(index_path),
+            neighbours={name: NeighbourTable.load(directory / RETRIEVERS_DIR / name) for name in NEIGHBOUR_WEIGHTS},
+            fusion=Fusion.read(index_path.with_name(FUSION_FILE), retrievers=RETRIEVERS),
             tokenizer=TextTokenizer(directory / TOKENIZER_FILE),
         )
+
+    def as_of(self, statistics: ItemStatistics) -> "Stage1":
+        """The same with the item aggregates of another tick."""
+        other = replace(self, statistics=statistics)
+        _ = other.popular  # now, rather than within the first request
+        return other
+
+    @cached_property
+    def popular(self) -> Popular:
+        """What is popular as of the newest tick."""
+        return Popular.as_of(self.statistics.values[-1])
 
     @property
     def special_tokens(self) -> tuple[int, int]:
@@ -126,36 +183,50 @@ class Stage1:
         query_embeddings: FloatArray,
         *,
         num_candidates: int,
-        exclude_seen: bool | None = None,
+        excluded: IntArray | None = None,
     ) -> Candidates:
-        """The best items, scored by every retriever.
+        """The best of what all retrievers bring, with the score of each.
 
         Args:
             queries: of N rows.
             query_embeddings: [N, D].
             num_candidates: C.
-            exclude_seen: leave out what stands in the query's history; None goes by the spec's `repeats`.
+            excluded: [N, E] ItemRow of what may be no candidate; None: the query's history, unless the spec says that
+                it may be recommended again.
         """
-        if exclude_seen is None:
-            exclude_seen = not self.spec.repeats
-        seen_rows = queries.seen_rows[:, : None if exclude_seen else 0]
-        # A history may hold the very best items: ask for so many more, then drop them.
-        num_seen = int((seen_rows >= FIRST).sum(axis=1).max(initial=0))
-        wanted = min(num_candidates + num_seen, len(self.index))
-        found = self.index.search(query_embeddings, k=wanted)
-        rows = np.full((len(found.rows), num_candidates), PADDING, dtype=np.int64)
-        scores = np.zeros((*rows.shape, len(RETRIEVERS)), dtype=np.float32)
-        for n, seen in enumerate(seen_rows):
-            kept = np.flatnonzero((found.rows[n] >= FIRST) & ~np.isin(found.rows[n], seen))[:num_candidates]
-            rows[n, : len(kept)] = found.rows[n, kept]
-            scores[n, : len(kept), 0] = found.scores[n, kept]
-        for place, name in enumerate(RETRIEVERS[1:], start=1):
-            scores[:, :, place] = self.neighbours[name].score_candidates(
-                history_rows=queries.history_rows,
-                candidate_rows=rows,
-                weights=NEIGHBOUR_WEIGHTS[name](queries.history_rows),
-            )
-        return Candidates(rows=rows, scores=scores)
+        if excluded is None:
+            excluded = queries.seen_rows[:, : 0 if self.spec.repeats else None]
+        found_rows = self._search(query_embeddings, excluded=excluded)
+        weights = {name: weigh(queries.history_rows) for name, weigh in NEIGHBOUR_WEIGHTS.items()}
+        candidates = Candidates.none(len(excluded), num_candidates=num_candidates)
+        for n in range(len(excluded)):
+            allowed = self.recommendable.copy()
+            allowed[excluded[n]] = False
+            answers: dict[str, Answer] = {
+                "towers": IndexHits(found_rows[n], self.item_embeddings, query_embeddings[n]),
+                **{
+                    name: self.neighbours[name].score_history(queries.history_rows[n], own[n])
+                    for name, own in weights.items()
+                },
+                "popularity": self.popular,
+                **{
+                    name: repeats(queries.seen_rows[n], queries.seen_age_days[n], half_life_days=half_life_days)
+                    for name, half_life_days in HALF_LIVES_DAYS.items()
+                },
+            }
+            rows, scores, ranks = self.fusion.candidates(answers, allowed=allowed, num_candidates=num_candidates)
+            candidates.rows[n, : len(rows)] = rows
+            candidates.scores[n, : len(rows)] = scores
+            candidates.ranks[n, : len(rows)] = ranks
+        return candidates
+
+    def _search(self, query_embeddings: FloatArray, *, excluded: IntArray) -> IntArray:
+        """Rows [N, k] by the index, best first: as many as the towers may bring besides all that is excluded."""
+        quota = self.fusion.quotas["towers"]
+        if not quota:
+            return np.zeros((len(excluded), 0), dtype=np.int64)
+        num_excluded = int((excluded >= FIRST).sum(axis=1).max(initial=0))
+        return self.index.search(query_embeddings, k=min(quota + num_excluded, len(self.index))).rows
 
 
 def write_tables(
@@ -166,11 +237,12 @@ def write_tables(
     catalogue: Catalogue,
     items: ItemInputs,
     item_embeddings: FloatArray,
+    recommendable: NDArray[np.bool_],
     statistics: ItemStatistics,
     neighbours: Mapping[str, NeighbourTable],
     tokenizer_json: Path,
 ) -> None:
-    """Write all that `Stage1.read` needs but the index."""
+    """Write all that `Stage1.read` needs but the index and the fusion."""
     arrays = directory / ARRAYS_DIR
     arrays.mkdir(parents=True, exist_ok=True)
     contents = {name: getattr(items, name) for name in ITEM_ARRAYS}
@@ -181,6 +253,7 @@ def write_tables(
     }
     for name, content in contents.items():
         np.save(arrays / f"{name}.npy", content, allow_pickle=False)
+    np.save(directory / RECOMMENDABLE_FILE, recommendable, allow_pickle=False)
     for file, document in (
         (SPEC_FILE, spec.to_json()),
         (VOCABULARIES_FILE, vocabularies.to_json()),

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from features.context import CONTEXT, MAX_IDLE_DAYS
 from features.pairs import (
+    NOT_BROUGHT,
     affinity_features,
     ranker_feature_names,
     repeat_features,
@@ -59,27 +60,31 @@ def test_names_stand_in_the_order_of_their_values():
 # ---- retrievers
 
 
-def retrieved(scores: list[list[float]], *, num_present: int | None = None) -> NDArray[np.float32]:
-    """[C, K, 3] of one list; `scores` are [C, K]."""
+def retrieved(
+    scores: list[list[float]], ranks: list[list[int]] | None = None, *, num_present: int | None = None
+) -> NDArray[np.float32]:
+    """[C, K, 3] of one list; `scores` are [C, K], and so are `ranks`; without these nobody brought anything."""
     present = np.arange(len(scores)) < (len(scores) if num_present is None else num_present)
-    made = retriever_features(np.array([scores], dtype=np.float32), present[None])
+    made = retriever_features(
+        np.array([scores], dtype=np.float32), np.array([ranks or np.zeros_like(scores, dtype=np.int64)]), present[None]
+    )
     return made.reshape(len(scores), -1, 3)
 
 
 def test_a_score_comes_with_its_deviation_from_the_list_and_the_log_of_its_rank():
-    made = retrieved([[3.0, 0.5], [1.0, 0.5], [2.0, 0.9]])
+    made = retrieved([[3.0, 0.5], [1.0, 0.5], [2.0, 0.9]], [[1, 7], [3, 0], [2, 2000]])
     assert made[:, 0, 0].tolist() == [3, 1, 2]
     # mean 2, deviation sqrt((1 + 1 + 0) / 3)
     np.testing.assert_allclose(made[:, 0, 1], np.array([1, -1, 0]) / math.sqrt(2 / 3), rtol=1e-6)
     np.testing.assert_allclose(made[:, 0, 2], np.log([1, 3, 2]), rtol=1e-6)
-    # The tie of the second retriever keeps the order of retrieval: ranks 2, 3, 1.
-    np.testing.assert_allclose(made[:, 1, 2], np.log([2, 3, 1]), rtol=1e-6)
+    # What a retriever did not bring stands as low as what it brought last of all.
+    np.testing.assert_allclose(made[:, 1, 2], np.log([7, NOT_BROUGHT, NOT_BROUGHT]), rtol=1e-6)
 
 
 def test_a_retriever_that_knows_nothing_says_nothing():
     made = retrieved([[3.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
     assert made[:, 1, 1].tolist() == [0, 0, 0]
-    np.testing.assert_array_equal(made[:, 1, 2], made[:, 0, 2])
+    assert len(set(made[:, 1, 2].tolist())) == 1
 
 
 @given(st.floats(-100, 100, width=32), st.integers(1, 200))
@@ -88,10 +93,10 @@ def test_equal_scores_deviate_by_nothing_and_not_by_a_rounding_error(score, coun
     assert not retrieved([[score]] * count)[:, 0, 1].any()
 
 
-def test_padding_is_left_out_of_means_and_ranked_last():
-    made = retrieved([[-3.0], [-1.0], [0.0], [0.0]], num_present=2)
+def test_padding_is_left_out_of_means_and_was_brought_by_nobody():
+    made = retrieved([[-3.0], [-1.0], [0.0], [0.0]], [[2], [1], [3], [0]], num_present=2)
     np.testing.assert_allclose(made[:, 0, 1], [-1, 1, 0, 0], rtol=1e-6)  # mean -2, deviation 1
-    np.testing.assert_allclose(made[:, 0, 2], np.log([2, 1, 3, 4]), rtol=1e-6)
+    np.testing.assert_allclose(made[:, 0, 2], np.log([2, 1, NOT_BROUGHT, NOT_BROUGHT]), rtol=1e-6)
 
 
 # ---- statistics

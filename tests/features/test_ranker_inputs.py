@@ -69,8 +69,20 @@ def ranked(
     if scores is None:
         scores = np.zeros((*candidates.shape, len(RETRIEVERS)), dtype=np.float32)
     return ranker_inputs(
-        queries, candidates, scores, spec=spec, items=ITEMS, statistics=STATISTICS_AT, special_tokens=(CLS, SEP)
+        queries,
+        candidates,
+        scores,
+        ranks_of(candidates),
+        spec=spec,
+        items=ITEMS,
+        statistics=STATISTICS_AT,
+        special_tokens=(CLS, SEP),
     )
+
+
+def ranks_of(candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[N, C, K] by the rows alone, so that they are the same in every batch; some were brought by nobody."""
+    return np.where(candidates == PADDING, 0, candidates % 5)[:, :, None] * np.arange(1, len(RETRIEVERS) + 1)
 
 
 def dense_of(inputs: RankerInputs, name: str) -> NDArray[np.float32]:
@@ -148,6 +160,7 @@ def test_the_names_cover_every_dense_feature_of_other_specs(num_categories, num_
         encoded(a_query("ab")),
         np.array([[2, 3]]),
         np.ones((1, 2, num_retrievers), dtype=np.float32),
+        np.ones((1, 2, num_retrievers), dtype=np.int64),
         spec=columns.spec(text=SPEC.text, ranker_features=names),
         items=replace(
             ITEMS,

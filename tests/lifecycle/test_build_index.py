@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from features.dataset import Dataset
 from lifecycle.build_index import build_indexes, embedding_space_hash
 from lifecycle.cuts import CUTS
-from lifecycle.train_towers import RECOMMENDABLE_FILE
+from serving.retrieval import RECOMMENDABLE_FILE
 from towers.index.build import FlatBuilder
 from towers.index.search import ItemIndex
 

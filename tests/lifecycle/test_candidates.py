@@ -14,7 +14,7 @@ from features.dataset import Dataset
 from features.pairs import ranker_feature_names
 from features.protocol import RequestProtocol
 from features.requests import PastRequests, each_event, each_stretch
-from features.spec import TextLayout
+from features.spec import DAY_MS, TextLayout
 from features.statistics import STATISTICS, ItemStatistics
 from features.text import TextTokenizer
 from features.transforms import QueryInputs, item_inputs
@@ -23,8 +23,9 @@ from lifecycle.cuts import FOLD
 from lifecycle.train_towers import neighbour_tables
 from ranking.data import RankerLists
 from serving.models import TowerArrays
-from serving.retrieval import RETRIEVERS, Stage1
+from serving.retrieval import RETRIEVERS, SCORES, Stage1
 from towers.index.build import FlatBuilder
+from towers.retrievers.fusion import Fusion
 
 ITEM_IDS = [f"i{number}" for number in range(12)]
 COLUMNS = FeatureColumns(
@@ -68,7 +69,7 @@ def stage_one(dataset: Dataset, leave_one_out: RequestProtocol, tmp_path_factory
     tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "film": 4}, "[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(path))
-    names = ranker_feature_names(retrievers=RETRIEVERS, item_categories=("colour",), item_numbers=("size",))
+    names = ranker_feature_names(retrievers=SCORES, item_categories=("colour",), item_numbers=("size",))
     spec = COLUMNS.spec(text=TextLayout(history_items=1, history_tokens=2, candidate_tokens=2), ranker_features=names)
     vocabularies = dataset.fit_vocabularies(FOLD.splits, columns=COLUMNS)
     embeddings = np.random.default_rng(0).normal(size=(len(ITEM_IDS) + 2, 4)).astype(np.float32)
@@ -79,11 +80,13 @@ def stage_one(dataset: Dataset, leave_one_out: RequestProtocol, tmp_path_factory
         catalogue=dataset.items.catalogue,
         items=item_inputs(dataset.items, spec=spec, vocabularies=vocabularies, tokenizer=TextTokenizer(path)),
         item_embeddings=embeddings,
+        recommendable=np.arange(len(embeddings)) >= 2,
         statistics=ItemStatistics(
             ticks_at_ms=np.zeros(1, np.int64), values=np.zeros((1, 14, len(STATISTICS)), np.float32)
         ),
         index=FlatBuilder().build(embeddings[2:], np.arange(2, len(embeddings))),
         neighbours=neighbour_tables(dataset, leave_one_out, FOLD),
+        fusion=Fusion.unweighted(dict.fromkeys(RETRIEVERS, 12)),
         tokenizer=TextTokenizer(path),
     )
     return StageOne(cut=FOLD, stage1=stage1, models=MeanTower())  # type: ignore[arg-type]
@@ -91,7 +94,8 @@ def stage_one(dataset: Dataset, leave_one_out: RequestProtocol, tmp_path_factory
 
 def answered(stage_one: StageOne, dataset: Dataset, asked: PastRequests | None = None) -> Requests:
     """The requests of the ranking events, unless others are given."""
-    return stage_one.ask(dataset, asked or each_event(dataset, "ranking"), num_candidates=8)
+    asked = asked or each_event(dataset, "ranking")
+    return stage_one.ask(dataset, asked, days=dataset.days(FOLD.splits), num_candidates=8)
 
 
 def lists_of(stage_one: StageOne, dataset: Dataset, *, num_ranked: int = 5) -> RankerLists:
@@ -118,9 +122,12 @@ def test_candidates_are_new_to_their_query(stage_one: StageOne, dataset: Dataset
 
 def test_what_is_left_out_can_be_said(stage_one: StageOne, dataset: Dataset) -> None:
     asked = each_event(dataset, "ranking")
-    everything = stage_one.ask(dataset, asked, num_candidates=12, excluded=np.zeros((3, 0), dtype=np.int64))
+    days = dataset.days(FOLD.splits)
+    nothing = np.zeros((3, 0), dtype=np.int64)
+    everything = stage_one.ask(dataset, asked, days=days, num_candidates=12, excluded=nothing)
     assert (np.sort(everything.candidates.rows) == np.arange(2, 14)).all()
-    two = stage_one.ask(dataset, asked, num_candidates=12, excluded=np.array([[2, 3], [4, 0], [0, 0]]))
+    some = np.array([[2, 3], [4, 0], [0, 0]])
+    two = stage_one.ask(dataset, asked, days=days, num_candidates=12, excluded=some)
     assert [sorted(set(range(2, 14)) - set(rows.tolist())) for rows in two.candidates.rows] == [[2, 3], [4], []]
     # What the query did is what it did, whatever is shown.
     np.testing.assert_array_equal(two.inputs.seen_rows, everything.inputs.seen_rows)
@@ -147,6 +154,7 @@ def test_requests_are_answered_alike_together_and_in_parts(
     monkeypatch.setattr("lifecycle.candidates.ASKED_AT_ONCE", 2)
     parts = answered(stage_one, dataset, asked)
     np.testing.assert_array_equal(parts.candidates.rows, whole.candidates.rows)
+    np.testing.assert_array_equal(parts.candidates.ranks, whole.candidates.ranks)
     np.testing.assert_allclose(parts.candidates.scores, whole.candidates.scores, rtol=1e-6)
     for field in fields(QueryInputs):
         np.testing.assert_array_equal(getattr(parts.inputs, field.name), getattr(whole.inputs, field.name))
@@ -192,6 +200,21 @@ def test_popularity_is_that_of_the_last_tick_from_the_splits_of_the_cut(stage_on
         assert counts[n, row] == pytest.approx(np.log1p(known), abs=1e-6)
 
 
+def test_a_candidate_is_as_popular_as_the_tick_of_its_request_knew(stage_one: StageOne, dataset: Dataset) -> None:
+    # The same query on days 1 and 3, which know the events of days 0 and of days 0 to 2.
+    asked = each_stretch(dataset, "train", days=1).take(np.array([1, 1]))
+    asked = replace(asked, requested_at_ms=np.array([1, 3]) * DAY_MS)
+    found = stage_one.ask(dataset, asked, days=dataset.days(FOLD.splits), num_candidates=12).candidates
+    place = SCORES.index("popularity")
+    for n, day in enumerate((1, 3)):
+        for row, score in zip(found.rows[n], found.scores[n, :, place], strict=True):
+            item_id = dataset.items.catalogue.item_id(int(row)) if row else None
+            known = sum(event[1] == item_id and event[2] < day and event[3] == "train" for event in EVENTS)
+            # all within the week, and so within the month too
+            assert score == pytest.approx(np.log1p(known * (1 + 1 / 30)), abs=1e-6)
+    assert found.scores[0, :, place].sum() < found.scores[1, :, place].sum()
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     later=st.lists(
@@ -233,6 +256,6 @@ def test_a_cut_of_a_run_opens_and_answers(smoke_run: Path, smoke_dataset: Datase
     demo = smoke_run / "demo"
     stage_one = StageOne.open(FOLD, towers_dir=demo / "towers", index_dir=demo / "index")
     asked = each_event(smoke_dataset, "validation").take(slice(5))
-    requests = stage_one.ask(smoke_dataset, asked, num_candidates=20)
+    requests = stage_one.ask(smoke_dataset, asked, days=smoke_dataset.days(FOLD.splits), num_candidates=20)
     assert (requests.candidates.rows >= 2).all()
     assert np.isfinite(requests.candidates.scores).all()

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(600)
 SYSTEMS = {
     *("popularity", "recent_popularity", "popularity_7d", "item_knn", "ease", "ease_recency", "transitions"),
     *("transitions_ease", "ease_popularity_7d", "query_knn"),
-    *("towers_no_refit", "towers", "towers_lightgbm", "towers_student", "towers_student_shuffled_texts"),
+    *("towers_no_refit", "towers", "fused_lightgbm", "fused_student", "fused_student_shuffled_texts"),
 }
 
 
@@ -44,7 +44,7 @@ def test_every_system_but_the_sampled_teacher_has_its_lists(
     lists: dict[str, dict[str, list[tuple[str, float]]]], report: Report
 ) -> None:
     assert set(lists) == SYSTEMS
-    assert set(report.systems) == {*SYSTEMS, "towers_teacher"}
+    assert set(report.systems) == {*SYSTEMS, "fused_teacher"}
     assert all(len(by_query) == report.num_queries for by_query in lists.values())
 
 
@@ -73,7 +73,7 @@ def test_a_ranker_orders_the_first_candidates_and_leaves_the_others_where_they_w
     moved = 0
     for query_id, retrieved in lists["towers"].items():
         order = [item_id for item_id, _ in retrieved]
-        for name in ("towers_lightgbm", "towers_student", "towers_student_shuffled_texts"):
+        for name in ("fused_lightgbm", "fused_student", "fused_student_shuffled_texts"):
             ranked = [item_id for item_id, _ in lists[name][query_id]]
             assert set(ranked[:50]) == set(order[:50])
             assert ranked[50:] == order[50:]
@@ -97,7 +97,7 @@ def test_the_student_is_evaluated_as_it_is_served(
     then = Pipeline(release=release, models=smoke_pipeline.models, settings=smoke_pipeline.settings)
     answers = then.recommend(queries, k=100)
     for n, query in enumerate(smoke_dataset.events.query_of(places)):
-        evaluated = lists["towers_student"][smoke_dataset.events.query_ids[query]]
+        evaluated = lists["fused_student"][smoke_dataset.events.query_ids[query]]
         served = list(zip(answers.item_ids[n], answers.scores[n].tolist(), strict=True))
         # By item, since scores that are equal but for rounding may stand in either order.
         assert dict(served[:50]) == pytest.approx(dict(evaluated[:50]), abs=1e-4)
@@ -119,16 +119,16 @@ def test_metrics_lie_in_their_intervals_and_grow_with_the_list(report: Report) -
 def test_a_paired_difference_is_that_of_the_two_systems(report: Report) -> None:
     compared = {(one.system, one.baseline): one for one in report.comparisons}
     assert {
-        ("towers_lightgbm", "towers"),
-        ("towers_student", "towers"),
-        ("towers_student", "towers_student_shuffled_texts"),
-        ("towers_student", "transitions_ease"),
-        ("towers_teacher", "towers_student"),
+        ("fused_lightgbm", "towers"),
+        ("fused_student", "towers"),
+        ("fused_student", "fused_student_shuffled_texts"),
+        ("fused_student", "transitions_ease"),
+        ("fused_teacher", "fused_student"),
     } <= set(compared)
     for (system, baseline), one in compared.items():
         assert one.metric == "ndcg@10"
         assert one.low <= one.value <= one.high
-        if system != "towers_teacher":  # which stands beside the others on its own queries alone
+        if system != "fused_teacher":  # which stands beside the others on its own queries alone
             difference = report.systems[system]["ndcg@10"].value - report.systems[baseline]["ndcg@10"].value
             assert one.value == pytest.approx(difference, abs=1e-9)
             assert one.num_queries == report.num_queries
@@ -137,8 +137,8 @@ def test_a_paired_difference_is_that_of_the_two_systems(report: Report) -> None:
 
 
 def test_what_must_be_known_of_a_system_is_noted(report: Report) -> None:
-    assert set(report.notes) == {"towers_no_refit", "towers_teacher", "towers_student_shuffled_texts"}
-    assert "sample of 2 queries" in report.notes["towers_teacher"]
+    assert set(report.notes) == {"towers_no_refit", "fused_teacher", "fused_student_shuffled_texts"}
+    assert "sample of 2 queries" in report.notes["fused_teacher"]
     assert report.num_queries == 943
     assert set(report.seconds) == {"prepare_data", "train_towers", "build_index", "train_ranker"}
 

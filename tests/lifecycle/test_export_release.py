@@ -68,7 +68,7 @@ def test_the_manifest_says_what_it_was_made_of(release: Release, smoke_run: Path
     assert manifest["embedding_space_hash"] == embedding_space_hash(demo / "towers" / "refit")
     assert (manifest["dataset"], manifest["ranker"]) == ("movielens100k", "student")
     report = read_report(demo / "evaluation" / "report.json")
-    assert manifest["metrics"]["towers_student"]["ndcg@10"] == report.systems["towers_student"]["ndcg@10"].value
+    assert manifest["metrics"]["fused_student"]["ndcg@10"] == report.systems["fused_student"]["ndcg@10"].value
     files = {str(path.relative_to(release.path)) for path in release.path.rglob("*") if path.is_file()}
     assert set(manifest["files"]) == files - {"manifest.json", "step.json"}
 

@@ -17,7 +17,7 @@ from lifecycle.cuts import REFIT
 from lifecycle.parity import replay_events
 from lifecycle.rewound import untrained
 from serving.release import Release
-from serving.retrieval import RETRIEVERS, Stage1
+from serving.retrieval import SCORES, Stage1
 from towers.text_encoder import checkpoint_directory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
@@ -74,7 +74,7 @@ def test_a_hundred_thousand_events_of_all_households(groceries: dict[str, Any], 
     spec = columns.spec(
         text=groceries["text"],
         ranker_features=ranker_feature_names(
-            retrievers=RETRIEVERS, item_categories=columns.item_categories, item_numbers=columns.item_numbers
+            retrievers=SCORES, item_categories=columns.item_categories, item_numbers=columns.item_numbers
         ),
     )
     untrained(

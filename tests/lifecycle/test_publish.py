@@ -36,7 +36,7 @@ def test_the_alias_leads_to_the_release_with_its_metrics(smoke_run: Path) -> Non
         manifest[name] for name in ("release_id", "spec_hash", "embedding_space_hash", "commit")
     }
     logged = client.get_run(version.run_id).data.metrics
-    assert logged["towers_student/ndcg_at_10"] == manifest["metrics"]["towers_student"]["ndcg@10"]
+    assert logged["fused_student/ndcg_at_10"] == manifest["metrics"]["fused_student"]["ndcg@10"]
 
 
 def test_the_model_repository_is_of_that_release(smoke_run: Path) -> None:

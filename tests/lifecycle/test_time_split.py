@@ -125,7 +125,7 @@ def test_lists_are_measured_as_by_hand(
     assert sorted((row["query_id"], row["item_id"]) for row in rows) == sorted(
         (query, item) for query, items in after.items() for item in items
     )
-    for name in ("repeat_count", "popularity", "towers", "towers_student"):
+    for name in ("repeat_count", "popularity", "towers", "fused_student"):
         ranked = defaultdict(list)
         for row in pq.read_table(run_dir / "lists" / f"{name}.parquet").to_pylist():
             ranked[row["query_id"]].append(row["item_id"])
@@ -143,7 +143,7 @@ def test_who_counts_repeats_finds_them(report: Report) -> None:
     for name in ("repeat_count", "decayed_repeats", "decayed_repeats_query_knn"):
         assert repeated[name]["ndcg@10"].value > repeated["popularity"]["ndcg@10"].value
         assert name not in report.slices["new pairs"].systems
-    assert {"towers", "towers_lightgbm", "towers_student", "ease_popularity_7d"} <= set(
+    assert {"towers", "fused_lightgbm", "fused_student", "ease_popularity_7d"} <= set(
         report.slices["new pairs"].systems
     )
 

@@ -12,7 +12,7 @@ from features.protocol import RequestProtocol
 from features.split import TimeSplit
 from lifecycle.cuts import CUTS, FOLD, REFIT
 from lifecycle.train_towers import EpochSeed, TowersTraining, item_counts, neighbour_tables, query_rows, write_json
-from serving.retrieval import RETRIEVERS, Stage1
+from serving.retrieval import NEIGHBOUR_WEIGHTS, Stage1
 
 EVENTS = [
     *[("q1", "a", 1, "train"), ("q1", "b", 2, "train"), ("q1", "c", 3, "validation"), ("q1", "d", 4, "test")],
@@ -56,7 +56,7 @@ def test_neighbours_are_fitted_on_the_events_that_the_cut_knows(
 ) -> None:
     for cut, known in ((FOLD, {2, 3}), (REFIT, {2, 3, 4, 5})):
         tables = neighbour_tables(dataset, leave_one_out, cut)
-        assert list(tables) == list(RETRIEVERS[1:])
+        assert list(tables) == list(NEIGHBOUR_WEIGHTS)
         for table in tables.values():
             assert table.num_rows == 7
             assert set(table.indices.tolist()) <= known

@@ -45,7 +45,7 @@ def test_the_report_keeps_its_schema_and_has_every_system_step_and_stage(report:
     assert report["num_queries"] == 943
     assert set(report["systems"]) >= {
         *("popularity", "recent_popularity", "item_knn", "ease"),
-        *("towers", "towers_lightgbm", "towers_student", "towers_student_shuffled_texts", "towers_teacher"),
+        *("towers", "fused_lightgbm", "fused_student", "fused_student_shuffled_texts", "fused_teacher"),
     }
     assert all({"ndcg@10", "recall@100"} <= set(metrics) for metrics in report["systems"].values())
     assert set(report["seconds"]) == set(STEPS)
@@ -59,7 +59,7 @@ def test_the_report_keeps_its_schema_and_has_every_system_step_and_stage(report:
 def test_the_lists_scored_by_hand_give_the_numbers_of_the_report(smoke_run: Path, report: dict[str, Any]) -> None:
     relevant = dict(read(smoke_run / "lists" / "relevant.parquet", "query_id", "item_id"))
     systems = sorted(path.stem for path in (smoke_run / "lists").glob("*.parquet") if path.stem != "relevant")
-    assert systems == sorted(set(report["systems"]) - {"towers_teacher"})
+    assert systems == sorted(set(report["systems"]) - {"fused_teacher"})
     for system in systems:
         rank_of: dict[str, int] = {}
         for query_id, item_id, rank in read(smoke_run / "lists" / f"{system}.parquet", "query_id", "item_id", "rank"):

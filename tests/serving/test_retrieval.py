@@ -8,14 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from features.statistics import STATISTICS
 from features.tower_inputs import QueryTowerInputs
 from features.transforms import QueryFeatures, QueryInputs
 from serving.models import OnnxModels
 from serving.retrieval import (
+    FUSION_FILE,
     ITEM_ARRAYS,
     NEIGHBOUR_WEIGHTS,
     QUERY_TOWER_FILE,
     RETRIEVERS,
+    SCORES,
     TOKENIZER_FILE,
     Stage1,
     write_tables,
@@ -54,56 +57,86 @@ def some_embeddings(num: int, *, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=(num, D)).astype(np.float32)
 
 
-def best_unseen(stage1: Stage1, embedding: NDArray[np.float32], seen: set[str]) -> list[int]:
-    """All rows that may be recommended, by falling inner product."""
-    scores = stage1.item_embeddings @ embedding
+def fused(stage1: Stage1, inputs: QueryInputs, embedding: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[R, 1 + K] scores of every item for the one query of `inputs`, by dense arithmetic."""
+    history, num_rows = inputs.history_rows[0], len(stage1.catalogue)
+    columns = [stage1.item_embeddings.astype(np.float64) @ embedding]
+    for name, weigh in NEIGHBOUR_WEIGHTS.items():
+        table = stage1.neighbours[name]
+        dense = np.zeros((num_rows, num_rows))
+        for source in range(num_rows):
+            own = slice(table.indptr[source], table.indptr[source + 1])
+            dense[source, table.indices[own]] = table.values[own]
+        columns.append(weigh(inputs.history_rows)[0] @ dense[history])
+    counts = {name: stage1.statistics.values[-1, :, place].astype(np.float64) for place, name in enumerate(STATISTICS)}
+    columns.append(np.log1p(counts["count_7d"] + counts["count_30d"] / 30))
+    for half_life_days in (np.inf, 30.0):
+        times = np.zeros(num_rows)
+        np.add.at(times, inputs.seen_rows[0], 0.5 ** (inputs.seen_age_days[0] / half_life_days))
+        columns.append(np.log1p(times))
+    own = np.stack(columns, axis=1)
+    return np.column_stack([own @ list(stage1.fusion.weights.values()), own])
+
+
+def best_unseen(
+    stage1: Stage1, inputs: QueryInputs, embedding: NDArray[np.float32], seen: set[str]
+) -> tuple[list[int], NDArray[np.float64]]:
+    """All rows that may be recommended, by falling fused score, and all scores of every item."""
+    scores = fused(stage1, inputs, embedding)
     rows = [row for row in range(2, len(scores)) if stage1.catalogue.item_id(row) not in seen]
-    return sorted(rows, key=lambda row: -scores[row])
+    return sorted(rows, key=lambda row: -scores[row, 0]), scores
 
 
 @given(histories=HISTORIES, num_candidates=st.integers(1, 320), seed=st.integers(0, 999))
-def test_candidates_are_the_best_items_that_were_never_seen(
+def test_candidates_are_the_best_items_that_were_never_seen_with_every_score(
     stage1: Stage1, encode: Encode, histories: list[list[int]], num_candidates: int, seed: int
 ) -> None:
     inputs, embeddings = encode(names(histories)), some_embeddings(len(histories), seed=seed)
     found = stage1.retrieve(inputs, embeddings, num_candidates=num_candidates)
     assert found.rows.shape == (len(histories), num_candidates)
-    assert found.scores.shape == (len(histories), num_candidates, len(RETRIEVERS))
+    assert found.scores.shape == found.ranks.shape == (len(histories), num_candidates, len(SCORES))
     for n, history in enumerate(histories):
         seen = {f"i{number}" for number in history}
-        expected = best_unseen(stage1, embeddings[n], seen)[:num_candidates]
+        expected, scores = best_unseen(stage1, inputs.take(slice(n, n + 1)), embeddings[n], seen)
+        expected = expected[:num_candidates]
         rows = found.rows[n, : len(expected)]
         assert not seen & {stage1.catalogue.item_id(int(row)) for row in rows}
         assert len(set(rows.tolist())) == len(expected)
-        own_scores = stage1.item_embeddings[rows] @ embeddings[n]
-        np.testing.assert_allclose(found.scores[n, : len(expected), 0], own_scores, atol=1e-5)
+        np.testing.assert_allclose(found.scores[n, : len(expected)], scores[rows], atol=1e-4)
         # equal up to rounding, so that two items of nearly one score may change places
-        np.testing.assert_allclose(own_scores, stage1.item_embeddings[expected] @ embeddings[n], atol=1e-5)
-        assert not found.rows[n, len(expected) :].any()
-        assert not found.scores[n, len(expected) :].any()
+        np.testing.assert_allclose(scores[rows, 0], scores[expected, 0], atol=1e-4)
+        assert (np.diff(found.scores[n, : len(expected), 0]) <= 0).all()
+        for array in (found.rows, found.scores, found.ranks):
+            assert not array[n, len(expected) :].any()
 
 
-@given(histories=HISTORIES, seed=st.integers(0, 999))
-def test_every_other_retriever_scores_by_its_dense_product(
-    stage1: Stage1, encode: Encode, histories: list[list[int]], seed: int
+@given(histories=HISTORIES, seed=st.integers(0, 999), repeats=st.booleans())
+def test_a_rank_is_the_place_by_the_retrievers_own_score_among_what_it_brought(
+    stage1: Stage1, encode: Encode, histories: list[list[int]], seed: int, repeats: bool
 ) -> None:
-    inputs = encode(names(histories))
-    found = stage1.retrieve(inputs, some_embeddings(len(histories), seed=seed), num_candidates=40)
-    for place, name in enumerate(("transitions", "ease"), start=1):
-        table = stage1.neighbours[name]
-        dense = np.zeros((table.num_rows, table.num_rows))
-        for source in range(table.num_rows):
-            own = slice(table.indptr[source], table.indptr[source + 1])
-            dense[source, table.indices[own]] = table.values[own]
-        weights = NEIGHBOUR_WEIGHTS[name](inputs.history_rows)
-        for n, rows in enumerate(found.rows):
-            expected = weights[n] @ dense[inputs.history_rows[n]][:, rows]
-            np.testing.assert_allclose(found.scores[n, :, place], expected, atol=1e-4)
+    stage1 = replace(stage1, spec=replace(stage1.spec, repeats=repeats))
+    inputs, embeddings = encode(names(histories)), some_embeddings(len(histories), seed=seed)
+    found = stage1.retrieve(inputs, embeddings, num_candidates=NUM_ITEMS)
+    for n in range(len(histories)):
+        num = np.count_nonzero(found.rows[n])
+        assert found.ranks[n, :num, 0].tolist() == list(range(1, num + 1))
+        for column, name in enumerate(RETRIEVERS, start=1):
+            ranks, scores = found.ranks[n, :num, column], found.scores[n, :num, column]
+            brought = np.flatnonzero(ranks)[np.argsort(ranks[ranks > 0])]
+            assert ranks[brought].tolist() == list(range(1, len(brought) + 1))
+            assert len(brought) <= stage1.fusion.quotas[name]
+            assert (np.diff(scores[brought]) <= 1e-5).all()
+            if name != "towers":  # what says nothing of an item does not bring it
+                assert (scores[brought] > 0).all()
+                full = len(brought) == stage1.fusion.quotas[name]
+                assert full or len(brought) == np.count_nonzero(scores > 0)
+        if not repeats:
+            assert not found.ranks[n, :, -2:].any()
 
 
 def test_the_last_item_counts_fully_and_the_one_before_by_its_age(stage1: Stage1, encode: Encode) -> None:
     # after i7 (newest) and i4 a candidate scores its transition from i7, plus that from i4 / sqrt(2)
-    table = stage1.neighbours["transitions"]
+    table, place = stage1.neighbours["transitions"], SCORES.index("transitions")
     found = stage1.retrieve(encode([["i4", "i7"]]), some_embeddings(1), num_candidates=298)
 
     def score_after(item: str, row: int) -> float:
@@ -111,18 +144,32 @@ def test_the_last_item_counts_fully_and_the_one_before_by_its_age(stage1: Stage1
         own = slice(table.indptr[source], table.indptr[source + 1])
         return float(table.values[own][table.indices[own] == row].sum())
 
-    for row, score in zip(found.rows[0].tolist(), found.scores[0, :, 1].tolist(), strict=True):
+    for row, score in zip(found.rows[0].tolist(), found.scores[0, :, place].tolist(), strict=True):
         assert score == pytest.approx(score_after("i7", row) + score_after("i4", row) / 2**0.5, abs=1e-5)
-    assert np.count_nonzero(found.scores[0, :, 1]) > 0
+    assert np.count_nonzero(found.scores[0, :, place]) > 0
+
+
+def test_popularity_is_that_of_the_tick_that_it_is_asked_as_of(stage1: Stage1, encode: Encode) -> None:
+    popular = replace(stage1, fusion=stage1.fusion.alone("popularity", quota=20))
+    inputs, embedding = encode([["i3"]]), some_embeddings(1)
+    for tick in (0, 1):
+        counts = stage1.statistics.values[tick]
+        week, month = (counts[:, STATISTICS.index(name)] for name in ("count_7d", "count_30d"))
+        expected = [
+            int(row) for row in np.argsort(-(week + month / 30)) if row >= 2 and row != stage1.catalogue.row("i3")
+        ]
+        found = popular.as_of(stage1.statistics.at(tick)).retrieve(inputs, embedding, num_candidates=20)
+        assert found.rows.tolist() == [expected[:20]]
 
 
 def test_an_old_item_is_not_shown_again_though_the_tower_no_longer_sees_it(stage1: Stage1, encode: Encode) -> None:
     embedding = some_embeddings(1)
-    best = best_unseen(stage1, embedding[0], set())
+    towers = replace(stage1, fusion=stage1.fusion.alone("towers", quota=NUM_ITEMS))
+    best, _ = best_unseen(towers, encode([[]]), embedding[0], set())
     history = [stage1.catalogue.item_id(row) for row in best[:1] + best[-20:]]  # the best item is the oldest
 
     inputs = encode([history])
-    found = stage1.retrieve(inputs, embedding, num_candidates=3)
+    found = towers.retrieve(inputs, embedding, num_candidates=3)
 
     assert best[0] not in inputs.history_rows
     assert inputs.history_rows.shape == (1, HISTORY_LENGTH)
@@ -131,10 +178,12 @@ def test_an_old_item_is_not_shown_again_though_the_tower_no_longer_sees_it(stage
 
 def test_a_query_without_a_history_gets_the_best_of_all(stage1: Stage1, encode: Encode) -> None:
     embedding = some_embeddings(1)
-    found = stage1.retrieve(encode([[]]), embedding, num_candidates=5)
-    assert found.rows.tolist() == [best_unseen(stage1, embedding[0], set())[:5]]
-    assert found.scores[:, :, 0].all()
-    assert not found.scores[:, :, 1:].any()  # the others know nothing without a history
+    inputs = encode([[]])
+    found = stage1.retrieve(inputs, embedding, num_candidates=5)
+    assert found.rows.tolist() == [best_unseen(stage1, inputs, embedding[0], set())[0][:5]]
+    knows = {name: bool(found.scores[:, :, column].any()) for column, name in enumerate(SCORES)}
+    # the others know nothing without a history
+    assert [name for name, any_score in knows.items() if any_score] == ["fused", "towers", "popularity"]
 
 
 def test_unknown_items_of_a_history_change_no_candidate(stage1: Stage1, encode: Encode) -> None:
@@ -144,9 +193,13 @@ def test_unknown_items_of_a_history_change_no_candidate(stage1: Stage1, encode: 
     np.testing.assert_array_equal(found.scores[0], found.scores[1])
 
 
-def test_an_index_of_few_items_leaves_padding(stage1: Stage1, encode: Encode) -> None:
+def test_few_items_that_can_be_recommended_leave_padding(stage1: Stage1, encode: Encode) -> None:
     rows = np.arange(2, 7)  # i0 to i4
-    small = replace(stage1, index=FlatBuilder().build(stage1.item_embeddings[rows], rows))
+    small = replace(
+        stage1,
+        index=FlatBuilder().build(stage1.item_embeddings[rows], rows),
+        recommendable=np.isin(np.arange(NUM_ITEMS + 2), rows),
+    )
     found = small.retrieve(
         encode([["i0", "i3"], [], ["i0", "i1", "i2", "i3", "i4"]]), some_embeddings(3), num_candidates=4
     )
@@ -173,17 +226,28 @@ def test_what_was_had_is_left_out_unless_the_spec_or_the_caller_says_otherwise(
 ) -> None:
     stage1 = replace(stage1, spec=replace(stage1.spec, repeats=repeats))
     embedding = some_embeddings(1)
-    best = [stage1.catalogue.item_id(row) for row in best_unseen(stage1, embedding[0], set())]
-    inputs = encode([[best[0], best[2], "nobody"]])
+    inputs = encode([["i5", "i200", "nobody"]])
+    order, _ = best_unseen(stage1, inputs, embedding[0], set())
+    best = [stage1.catalogue.item_id(row) for row in order]
+    new = [item_id for item_id in best if item_id not in ("i5", "i200")]
 
-    def recommended(exclude_seen: bool | None) -> list[str]:
-        found = stage1.retrieve(inputs, embedding, num_candidates=4, exclude_seen=exclude_seen)
-        return [stage1.catalogue.item_id(row) for row in found.rows[0].tolist()]
+    def recommended(excluded: NDArray[np.int64] | None) -> list[str]:
+        found = stage1.retrieve(inputs, embedding, num_candidates=NUM_ITEMS, excluded=excluded)
+        return [stage1.catalogue.item_id(row) for row in found.rows[0].tolist() if row]
 
-    new = [best[1], *best[3:6]]
-    assert recommended(exclude_seen=True) == new
-    assert recommended(exclude_seen=False) == best[:4]
-    assert recommended(exclude_seen=None) == (best[:4] if repeats else new)
+    assert recommended(inputs.seen_rows) == new
+    assert recommended(np.zeros((1, 0), dtype=np.int64)) == best
+    assert recommended(None) == (best if repeats else new)
+
+
+def test_what_was_had_often_and_lately_is_brought_first_where_it_may_be_recommended(
+    stage1: Stage1, encode: Encode
+) -> None:
+    stage1 = replace(stage1, spec=replace(stage1.spec, repeats=True), fusion=stage1.fusion.alone("repeats", quota=3))
+    found = stage1.retrieve(encode([["i1", "i2", "i2", "i3", "i3", "i3"]]), some_embeddings(1), num_candidates=5)
+    # rows begin at 2; each of n times scores ln(1 + n)
+    assert found.rows.tolist() == [[5, 4, 3, 0, 0]]
+    np.testing.assert_allclose(found.scores[0, :3, 0], np.log([4, 3, 2]), rtol=1e-6)
 
 
 def test_what_a_query_says_reaches_the_tower_as_tokens(stage1: Stage1, build_queries: BuildQueries) -> None:
@@ -229,17 +293,23 @@ def test_tables_that_were_written_are_read_back(stage1: Stage1, tiny_release: Pa
         catalogue=stage1.catalogue,
         items=stage1.items,
         item_embeddings=stage1.item_embeddings,
+        recommendable=stage1.recommendable,
         statistics=stage1.statistics,
         neighbours=stage1.neighbours,
         tokenizer_json=tiny_release / TOKENIZER_FILE,
     )
-    stage1.index.write(tmp_path / "elsewhere.faiss")
+    elsewhere = tmp_path / "index"
+    elsewhere.mkdir()
+    stage1.index.write(elsewhere / "refit.faiss")
+    stage1.fusion.write(elsewhere / FUSION_FILE)
 
-    read = Stage1.read(tmp_path, index_path=tmp_path / "elsewhere.faiss")
+    read = Stage1.read(tmp_path, index_path=elsewhere / "refit.faiss")
 
     assert read.spec == stage1.spec
     assert read.spec.hash == stage1.spec.hash
     assert (read.vocabularies, read.catalogue) == (stage1.vocabularies, stage1.catalogue)
+    assert read.fusion == stage1.fusion
+    np.testing.assert_array_equal(read.recommendable, stage1.recommendable)
     assert read.special_tokens == stage1.special_tokens == (1, 2)
     assert len(read.index) == NUM_ITEMS
     for name in ITEM_ARRAYS:

@@ -22,8 +22,9 @@ from features.text import TextTokenizer
 from features.transforms import item_inputs
 from features.vocab import EVENT, FIRST, ITEM_ID, NumberScale, Vocabularies, Vocabulary
 from serving.release import POPULAR_FILE, TITLES_FILE, seal
-from serving.retrieval import INDEX_FILE, RETRIEVERS, write_tables
+from serving.retrieval import FUSION_FILE, INDEX_FILE, NEIGHBOUR_WEIGHTS, RETRIEVERS, SCORES, write_tables
 from towers.index.build import FlatBuilder
+from towers.retrievers.fusion import Fusion
 from towers.retrievers.neighbours import NeighbourTable
 
 NUM_ITEMS, D, E = 300, 8, 4
@@ -37,6 +38,11 @@ COLUMNS = FeatureColumns(
     item_texts=("title",),
     history_length=10,
 )
+# All items by the towers, so that every list is full; the others weigh something beside inner products of about 3.
+FUSION = Fusion(
+    weights=dict(zip(RETRIEVERS, (1.0, 0.5, 0.5, 0.5, 1.0, 1.0), strict=True)),
+    quotas=dict(zip(RETRIEVERS, (NUM_ITEMS, 20, 20, 20, 20, 20), strict=True)),
+)
 TEXT = TextLayout(history_items=2, history_tokens=3, candidate_tokens=5)
 
 
@@ -47,12 +53,13 @@ def build_tiny_release(directory: Path, *, generator: np.random.Generator) -> No
     spec = COLUMNS.spec(
         text=TEXT,
         ranker_features=ranker_feature_names(
-            retrievers=RETRIEVERS, item_categories=COLUMNS.item_categories, item_numbers=COLUMNS.item_numbers
+            retrievers=SCORES, item_categories=COLUMNS.item_categories, item_numbers=COLUMNS.item_numbers
         ),
     )
     embeddings = generator.normal(size=(NUM_ITEMS + FIRST, D)).astype(np.float32)
     _write_tables(directory, spec=spec, item_ids=item_ids, embeddings=embeddings, generator=generator)
     FlatBuilder().build(embeddings[FIRST:], np.arange(FIRST, NUM_ITEMS + FIRST)).write(directory / INDEX_FILE)
+    FUSION.write(directory / FUSION_FILE)
     (directory / POPULAR_FILE).write_text(json.dumps(item_ids[:50]))
     (directory / TITLES_FILE).write_text(json.dumps({item_id: f"Film {item_id}" for item_id in item_ids}))
     _Models(directory, generator=generator).write(num_dense=len(spec.names("ranker", "number")))
@@ -95,8 +102,9 @@ def _write_tables(
         catalogue=columns.catalogue,
         items=item_inputs(columns, spec=spec, vocabularies=vocabularies, tokenizer=TextTokenizer(tokenizer_json)),
         item_embeddings=embeddings,
+        recommendable=np.arange(NUM_ITEMS + FIRST) >= FIRST,
         statistics=ItemStatistics(ticks_at_ms=np.array([0, 86_400_000]), values=statistics),
-        neighbours={name: _neighbours(generator) for name in RETRIEVERS[1:]},
+        neighbours={name: _neighbours(generator) for name in NEIGHBOUR_WEIGHTS},
         tokenizer_json=tokenizer_json,
     )
 

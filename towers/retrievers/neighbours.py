@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.vocab import FIRST
+from towers.retrievers.sparse import SparseScores
 
 IntArray = NDArray[np.integer[Any]]
 FloatArray = NDArray[np.float32]
@@ -97,6 +98,10 @@ class NeighbourTable:
             sums = np.bincount(places[found], weights=terms[found], minlength=len(wanted))
             scores[query] = sums[place_of]
         return scores
+
+    def score_history(self, history_rows: IntArray, weights: FloatArray) -> SparseScores:
+        """Weighted sum over one history [L] of the score of every item that follows any of it."""
+        return SparseScores.summed(*self._terms(history_rows, weights))
 
     def score_all(self, *, history_rows: IntArray, weights: FloatArray) -> FloatArray:
         """Weighted sum over the history of every item's score after it, [N, V]."""

@@ -1,18 +1,61 @@
 """Popularity: the same list for every query, of all time or as of a tick.
 
 Owns the counts as of a day: queries that had an item, each once, for one query that has it every day says nothing of
-the others. numpy only. Who does not beat it has no recommender.
+the others; and the retriever that serves, which has the item aggregates of its release alone and so counts events.
+numpy only. Who does not beat it has no recommender.
 """
 
-# Shapes: N queries, E events, V rows of the item table.
+# Shapes: N queries, E events, V rows of the item table, M rows that are asked for.
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.statistics import STATISTICS
+from features.vocab import FIRST
+
 IntArray = NDArray[np.integer[Any]]
 FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Popular:
+    """What is popular as of a tick: ln(1 + events of the last week + those of a day of the last month).
+
+    The month decides among items that nobody chose this week, as most are in a large catalogue.
+    """
+
+    scores: NDArray[np.float64]  # [V]
+    order: NDArray[np.int64]  # rows that score, best first
+
+    @classmethod
+    def as_of(cls, statistics: NDArray[np.floating[Any]]) -> Self:
+        """From the item aggregates of one tick, [V, len(STATISTICS)]."""
+        week, month = (statistics[:, STATISTICS.index(name)].astype(np.float64) for name in ("count_7d", "count_30d"))
+        scores = np.log1p(np.maximum(week + month / 30.0, 0.0))
+        scores[:FIRST] = 0.0
+        order = np.argsort(-scores, kind="stable")
+        return cls(scores=scores, order=order[: np.count_nonzero(scores)])
+
+    def best(self, *, k: int, allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The k most popular of the allowed rows, best first; equals by row.
+
+        Args:
+            k: at most so many.
+            allowed: [V] which rows may be brought.
+        """
+        found, start = self.order[:0], 0
+        while len(found) < k and start < len(self.order):  # mostly once: what is popular is mostly allowed
+            part = self.order[start : start + 2 * k]
+            found = np.concatenate([found, part[allowed[part]]])
+            start += 2 * k
+        return found[:k]
+
+    def of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Score of each row [M]."""
+        return self.scores[rows]
 
 
 def recent_counts(

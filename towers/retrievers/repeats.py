@@ -3,7 +3,7 @@
 Owns the decay. Who does not beat it where people buy the same again has no recommender. numpy only.
 """
 
-# Shapes: N queries, T events known to all of them together, V rows of the item table.
+# Shapes: N queries, T events known to all of them together, H events of one query, V rows of the item table.
 
 from typing import Any
 
@@ -11,9 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.vocab import FIRST
+from towers.retrievers.sparse import SparseScores
 
 IntArray = NDArray[np.integer[Any]]
 FloatArray = NDArray[np.float32]
+
+
+def repeats(seen_rows: IntArray, age_days: NDArray[np.floating[Any]], *, half_life_days: float | None) -> SparseScores:
+    """ln(1 + how often) one query had each item; an event counts half after each half-life.
+
+    The logarithm is what a sum with other retrievers' scores wants: the tenth time says less than the second.
+
+    Args:
+        seen_rows: [H] the query's events.
+        age_days: [H] before the request.
+        half_life_days: None counts all events alike.
+    """
+    known = seen_rows >= FIRST
+    ages = age_days[known].astype(np.float64)
+    counts = SparseScores.summed(
+        seen_rows[known], np.ones(len(ages)) if half_life_days is None else 0.5 ** (ages / half_life_days)
+    )
+    return SparseScores(rows=counts.rows, scores=np.log1p(counts.scores))
 
 
 def repeat_scores(

@@ -1,0 +1,74 @@
+"""How the retrievers are fused: weights fitted on what validation requests chose, quotas by configuration.
+
+Owns which requests decide. They are the fold's, which has not seen them; the refit takes the same weights, for nothing
+that it does not know is left to fit its own on but the test.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from features.dataset import Dataset
+from features.protocol import RequestProtocol
+from features.vocab import PADDING
+from lifecycle.candidates import StageOne
+from lifecycle.cuts import FOLD
+from serving.retrieval import FUSION_FILE
+from towers.retrievers.fusion import Fusion
+from towers.retrievers.fusion_fit import fit_weights
+
+logger = logging.getLogger(__name__)
+
+SPLIT = "validation"
+
+
+@dataclass(frozen=True)
+class FusionFit:
+    """How weights are fitted; conf/retrieval/*.yaml fills it.
+
+    Attributes:
+        quotas: most candidates that each retriever brings to the union.
+        max_requests: spread over the validation requests, where there are more.
+    """
+
+    quotas: Mapping[str, int]
+    max_requests: int
+
+    def run(self, *, dataset: Dataset, protocol: RequestProtocol, towers_dir: Path, index_dir: Path) -> None:
+        """Write the fusion of both cuts beside their indexes."""
+        path = index_dir / FUSION_FILE
+        Fusion.unweighted(self.quotas).write(path)  # so that stage 1 opens
+        stage_one = StageOne.open(FOLD, towers_dir=towers_dir, index_dir=index_dir)
+        self.fit(stage_one, dataset=dataset, protocol=protocol).write(path)
+
+    def fit(self, stage_one: StageOne, *, dataset: Dataset, protocol: RequestProtocol) -> Fusion:
+        """Weights under which what the requests chose leads their unions; all alike where they chose nothing of it."""
+        even = Fusion.unweighted(self.quotas)
+        known = stage_one.cut.splits
+        asked = protocol.looked_for(
+            protocol.asked(dataset, SPLIT), recommendable=protocol.recommendable(dataset, known)
+        )
+        asked = asked.take(slice(None, None, max(-(-len(asked) // self.max_requests), 1)))
+        requests = stage_one.fused_by(even).ask(
+            dataset, asked, days=protocol.item_days(dataset, known), num_candidates=sum(self.quotas.values())
+        )
+        rows = requests.candidates.rows
+        owners, places = np.nonzero(rows != PADDING)
+        relevant = asked.grades_of(rows) > 0
+        found = relevant.sum(axis=1) / np.maximum(asked.num_relevant, 1)
+        logger.info("fusion: the unions of %d requests hold %.3f of what was chosen", len(asked), found.mean())
+        try:
+            weights = fit_weights(
+                requests.candidates.scores[owners, places, 1:].astype(np.float64),
+                relevant=relevant[owners, places],
+                owners=owners,
+            )
+        except ValueError as error:
+            logger.warning("fusion: all retrievers weigh alike (%s)", error)
+            return even
+        fitted = dict(zip(self.quotas, weights.tolist(), strict=True))
+        logger.info("fusion: weights %s", ", ".join(f"{name} {weight:.3g}" for name, weight in fitted.items()))
+        return Fusion(weights=fitted, quotas=self.quotas)

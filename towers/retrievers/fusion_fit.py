@@ -1,0 +1,79 @@
+"""The weights of a fusion: those under which what was chosen beats what was not.
+
+Owns the loss and its minimum. It is convex and has a handful of parameters, so that some hundred requests fit it and
+nothing is left to chance. numpy and scipy; what serves is fusion.py's.
+"""
+
+# Shapes: P candidates of all requests together, K retrievers.
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+FloatArray = NDArray[np.float64]
+
+SHRINKAGE = 1e-4
+
+
+def fit_weights(scores: FloatArray, *, relevant: NDArray[np.bool_], owners: NDArray[np.int64]) -> FloatArray:
+    """Weights of at least 0, [K].
+
+    Each chosen candidate is to be told from all candidates of its request that were not chosen: the loss is the mean of
+    ln(1 + sum over these of exp(their score - its own)), a request's chosen ones counting as one. Where one item was
+    chosen this is the softmax over the list; where many were, they do not have to beat one another, which the softmax
+    asks for. Below 0 a weight would take the union's own doing for a fact: what one retriever alone brought is worse
+    than what several did, whoever it is.
+
+    Args:
+        scores: [P, K] of each retriever.
+        relevant: [P] what was chosen.
+        owners: [P] request of each candidate, ascending; requests without a chosen or without another one say nothing.
+
+    Raises:
+        ValueError: no request says anything.
+    """
+    num = int(owners.max(initial=-1)) + 1
+    chosen, others = (np.bincount(owners[kept], minlength=num) for kept in (relevant, ~relevant))
+    kept = ((chosen > 0) & (others > 0))[owners]
+    if not kept.any():
+        raise ValueError("no request has both a chosen and another candidate: there is nothing to fit weights on")
+    _, owners = np.unique(owners[kept], return_inverse=True)
+    relevant = relevant[kept]
+    scale = np.maximum(scores[kept].std(axis=0), 1e-9)
+    lists = _Lists(scores=scores[kept] / scale, relevant=relevant, owners=owners)
+    found = minimize(
+        lists.loss,
+        np.zeros(scores.shape[1]),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0.0, None)] * scores.shape[1],
+        options={"maxiter": 500},
+    )
+    weights: FloatArray = found.x / scale
+    weights[scores[kept].std(axis=0) == 0.0] = 0.0  # what scores all alike
+    return weights
+
+
+class _Lists:
+    """Candidates of requests that each have some that were chosen and some that were not."""
+
+    def __init__(self, *, scores: FloatArray, relevant: NDArray[np.bool_], owners: NDArray[np.int64]) -> None:
+        self.scores, self.relevant, self.owners = scores, relevant, owners
+        self.begins = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
+        self.share = (relevant / np.add.reduceat(relevant.astype(np.float64), self.begins)[owners])[relevant]
+
+    def loss(self, weights: FloatArray) -> tuple[float, FloatArray]:
+        """The loss and its gradient [K]."""
+        fused = self.scores @ weights  # [P]
+        highest = np.maximum.reduceat(fused, self.begins)[self.owners]
+        # exp(score - highest) of those that were not chosen, and its sum by request
+        odds = np.where(self.relevant, 0.0, np.exp(fused - highest))
+        total = np.maximum(np.add.reduceat(odds, self.begins)[self.owners], 1e-300)
+        behind = (np.log(total) + highest - fused)[self.relevant]
+        num = len(self.begins)
+        value = float((np.logaddexp(0.0, behind) * self.share).sum()) / num + SHRINKAGE * float(weights @ weights) / 2
+        pull = np.zeros(len(fused))
+        pull[self.relevant] = self.share / (1.0 + np.exp(-behind))
+        pulled = np.add.reduceat(pull, self.begins)[self.owners]
+        gradient = np.where(self.relevant, -pull, odds / total * pulled)
+        return value, self.scores.T @ gradient / num + SHRINKAGE * weights
