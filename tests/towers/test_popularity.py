@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towers.retrievers.popularity import recent_counts, recent_scores
+from features.statistics import STATISTICS
+from towers.retrievers.popularity import Popular, recent_counts, recent_scores
 
 # Query 1 has item 2 on days 10 and 12, queries 1 and 5 have item 3 on day 11, query 5 has item 4 twice on day 12.
 QUERIES = np.array([1, 1, 5, 1, 5, 5])
@@ -71,3 +72,25 @@ def test_an_empty_window_is_refused():
 def test_rows_beyond_the_table_are_refused():
     with pytest.raises(ValueError, match=r"rows below 4.*highest row 4"):
         recent_counts(query_rows=QUERIES, item_rows=ITEM_ROWS, days=DAYS, tick_day=13, num_rows=4)
+
+
+def test_popular_is_the_last_week_and_a_day_of_the_last_month() -> None:
+    statistics = np.zeros((7, len(STATISTICS)), dtype=np.float32)
+    statistics[:, STATISTICS.index("count_all")] = 99.0
+    statistics[:, STATISTICS.index("count_7d")] = [9, 9, 3, 0, 4, 0, 3]
+    statistics[:, STATISTICS.index("count_30d")] = [9, 9, 30, 15, 4, 0, 60]
+    popular = Popular.as_of(statistics)
+    # 3 + 1, 0.5, 4 + 4 / 30, nothing, 3 + 2; padding and the unknown item never score
+    scores = np.log1p([0, 0, 4, 0.5, 4 + 4 / 30, 0, 5])
+    np.testing.assert_allclose(popular.of(np.arange(7)), scores, rtol=1e-6)
+    assert popular.best(k=9, allowed=np.ones(7, dtype=np.bool_)).tolist() == [6, 4, 2, 3]
+    assert popular.best(k=2, allowed=np.arange(7) != 6).tolist() == [4, 2]
+
+
+@given(counts=st.lists(st.integers(0, 3), min_size=2, max_size=40), k=st.integers(0, 12), seed=st.integers(0, 99))
+def test_the_most_popular_allowed_items_are_found_however_few_are_allowed(counts: list[int], k: int, seed: int) -> None:
+    statistics = np.zeros((len(counts), len(STATISTICS)), dtype=np.float32)
+    statistics[:, STATISTICS.index("count_7d")] = counts
+    allowed = np.random.default_rng(seed).random(len(counts)) < 0.3
+    expected = sorted((row for row in range(2, len(counts)) if counts[row] and allowed[row]), key=lambda r: -counts[r])
+    assert Popular.as_of(statistics).best(k=k, allowed=allowed).tolist() == expected[:k]

@@ -39,7 +39,9 @@ def fit_weights(scores: FloatArray, *, relevant: NDArray[np.bool_], owners: NDAr
         raise ValueError("no request has both a chosen and another candidate: there is nothing to fit weights on")
     _, owners = np.unique(owners[kept], return_inverse=True)
     relevant = relevant[kept]
-    scale = np.maximum(scores[kept].std(axis=0), 1e-9)
+    # Equality is asked of the scores themselves: rounding leaves equal ones a tiny deviation.
+    differ = scores[kept].max(axis=0) > scores[kept].min(axis=0)
+    scale = np.where(differ, scores[kept].std(axis=0), 1.0)
     lists = _Lists(scores=scores[kept] / scale, relevant=relevant, owners=owners)
     found = minimize(
         lists.loss,
@@ -49,9 +51,7 @@ def fit_weights(scores: FloatArray, *, relevant: NDArray[np.bool_], owners: NDAr
         bounds=[(0.0, None)] * scores.shape[1],
         options={"maxiter": 500},
     )
-    weights: FloatArray = found.x / scale
-    weights[scores[kept].std(axis=0) == 0.0] = 0.0  # what scores all alike
-    return weights
+    return np.where(differ, found.x / scale, 0.0)
 
 
 class _Lists:
