@@ -22,6 +22,7 @@ from lifecycle.cuts import Cut
 from ranking.data import RankerLists
 from serving.models import OnnxModels
 from serving.retrieval import QUERY_TOWER_FILE, Candidates, Stage1
+from towers.retrievers.blend import Blend
 from towers.retrievers.fusion import Fusion
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,10 @@ class StageOne:
     def fused_by(self, fusion: Fusion) -> "StageOne":
         """The same with the retrievers fused otherwise."""
         return replace(self, stage1=replace(self.stage1, fusion=fusion))
+
+    def blended_by(self, blend: Blend) -> "StageOne":
+        """The same with the parts of the towers' score weighed otherwise; an answer's index follows with its tick."""
+        return replace(self, stage1=replace(self.stage1, blend=blend))
 
     def ask(
         self,

@@ -29,6 +29,7 @@ from lifecycle.slices import MIN_REQUESTS, Slice, slices_of
 from lifecycle.systems import LIST_LENGTH, Systems, alone, as_retrieved
 from lifecycle.train_ranker import check_num_ranked
 from serving.retrieval import RETRIEVERS
+from towers.retrievers.blend import Blend
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ COMPARED = (
     ("fused_lightgbm", "decayed_repeats_query_knn"),
     ("fused_student", "decayed_repeats_query_knn"),
     ("towers", "recent_popularity"),
+    ("towers", "ease_popularity_7d"),
+    ("towers", "towers_learned"),
 )
 
 # What the union holds, against what each retriever alone would have held in lists of the same length.
@@ -141,8 +144,13 @@ class Evaluation:
                 found = as_retrieved(self._ask(_only(self.refit, name), own.asked, excluding))
                 if found.rows.any():  # where nothing is repeated, repeats have nothing to say
                     systems[excluding][alone(name)] = found
-            for name, fold in (("towers_no_refit", _only(self.fold, "towers")), ("fused_no_refit", self.fold)):
-                systems[excluding][name] = as_retrieved(self._ask(fold, own.asked, excluding))
+            others = {
+                "towers_learned": _only(self.refit.blended_by(Blend()), "towers"),
+                "towers_no_refit": _only(self.fold, "towers"),
+                "fused_no_refit": self.fold,
+            }
+            for name, stage_one in others.items():
+                systems[excluding][name] = as_retrieved(self._ask(stage_one, own.asked, excluding))
             systems[excluding] |= self._trained().lists(own)
         return systems
 

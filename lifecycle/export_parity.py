@@ -64,18 +64,20 @@ def export_parity(
             "text_embedding": table.text_embedding.numpy(),
         },
     )[0]
-    exported = stage1.embed(inputs, models=models)
+    exported = stage1.embed_learned(inputs, models=models)
+    trained_queries, exported_queries = (stage1.blended(inputs, learned) for learned in (embeddings, exported))
     num_candidates = pipeline.settings.num_ranked
-    found = stage1.retrieve(inputs, exported, num_candidates=num_candidates)
+    found = stage1.retrieve(inputs, exported_queries, num_candidates=num_candidates)
     # Of the towers alone: the other retrievers are not exported, and a union hides which item changed places.
     num_searched = min(num_candidates, len(stage1.index))
     trained_rows, exported_rows = (
-        stage1.index.search(embedded, k=num_searched).rows for embedded in (embeddings, exported)
+        stage1.index.search(queries, k=num_searched).rows for queries in (trained_queries, exported_queries)
     )
+    indexed = stage1.indexed(np.arange(len(stage1.catalogue)))
     offline = {
         "query_embedding": embeddings,
         "item_embedding": items.numpy(),
-        "retrieved_rows": with_ties_as(exported_rows, trained_rows, queries=embeddings, items=items.numpy()),
+        "retrieved_rows": with_ties_as(exported_rows, trained_rows, queries=trained_queries, items=indexed),
     }
     serving = {"query_embedding": exported, "item_embedding": exported_items, "retrieved_rows": exported_rows}
     made = ranker_inputs(

@@ -38,7 +38,7 @@ from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
 from serving.pipeline import Pipeline
 from serving.release import POPULAR_FILE, RANKER_FILE, TITLES_FILE, seal
-from serving.retrieval import FUSION_FILE, INDEX_FILE, Stage1
+from serving.retrieval import BLEND_FILE, FUSION_FILE, INDEX_FILE, LINEAR_SUFFIX, Stage1
 from serving.settings import PipelineSettings
 from towers.export import WEIGHTS_FILE
 from towers.model import ItemTable, TowerSizes, TwoTower
@@ -93,8 +93,11 @@ class Export:
     def _bundle(self, out_dir: Path) -> None:
         stage1_dir = self.towers_dir / REFIT.name
         shutil.copytree(stage1_dir, out_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*TRAINING_ONLY))
-        shutil.copyfile(self.index_dir / f"{REFIT.name}.faiss", out_dir / INDEX_FILE)
-        shutil.copyfile(self.index_dir / FUSION_FILE, out_dir / FUSION_FILE)
+        index, released = self.index_dir / f"{REFIT.name}.faiss", out_dir / INDEX_FILE
+        shutil.copyfile(index, released)
+        shutil.copyfile(index.with_suffix(LINEAR_SUFFIX), released.with_suffix(LINEAR_SUFFIX))
+        for name in (BLEND_FILE, FUSION_FILE):
+            shutil.copyfile(self.index_dir / name, out_dir / name)
         shutil.copyfile(self.ranker_dir / self.ranker / RANKER_FILE, out_dir / RANKER_FILE)
         stage1 = Stage1.read(out_dir)
         recent, all_time = (
@@ -110,7 +113,7 @@ class Export:
         events = self.dataset.events
         known = events.at_ms[events.places(REFIT.splits)]
         index = json.loads((self.index_dir / "index.json").read_text())[REFIT.name]
-        space = embedding_space_hash(self.towers_dir / REFIT.name)
+        space = embedding_space_hash(self.towers_dir / REFIT.name, self.index_dir, REFIT)
         if index["embedding_space_hash"] != space:
             raise ValueError(
                 f"the index was built for embedding space {index['embedding_space_hash']} but the query tower "

@@ -7,7 +7,6 @@ that it does not know is left to fit its own on but the test.
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -15,8 +14,6 @@ from features.dataset import Dataset
 from features.protocol import RequestProtocol
 from features.vocab import PADDING
 from lifecycle.candidates import StageOne
-from lifecycle.cuts import FOLD
-from serving.retrieval import FUSION_FILE
 from towers.retrievers.fusion import Fusion
 from towers.retrievers.fusion_fit import fit_weights
 
@@ -36,13 +33,6 @@ class FusionFit:
 
     quotas: Mapping[str, int]
     max_requests: int
-
-    def run(self, *, dataset: Dataset, protocol: RequestProtocol, towers_dir: Path, index_dir: Path) -> None:
-        """Write the fusion of both cuts beside their indexes."""
-        path = index_dir / FUSION_FILE
-        Fusion.unweighted(self.quotas).write(path)  # so that stage 1 opens
-        stage_one = StageOne.open(FOLD, towers_dir=towers_dir, index_dir=index_dir)
-        self.fit(stage_one, dataset=dataset, protocol=protocol).write(path)
 
     def fit(self, stage_one: StageOne, *, dataset: Dataset, protocol: RequestProtocol) -> Fusion:
         """Weights under which what the requests chose leads their unions; all alike where they chose nothing of it."""

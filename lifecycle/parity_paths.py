@@ -96,9 +96,17 @@ class OnlinePath:
     """What serving does. Open it with `open`."""
 
     def __init__(
-        self, *, states: QueryStates, writer: StateWriter, store: OnlineStore, releases: dict[int, Release]
+        self,
+        *,
+        states: QueryStates,
+        writer: StateWriter,
+        store: OnlineStore,
+        before_all: Release,
+        deltas: dict[int, int],
     ) -> None:
-        self._states, self._writer, self._store, self._releases = states, writer, store, releases
+        self._states, self._writer, self._store = states, writer, store
+        # Each delta's release is made when it is asked: all of them at once, with an index each, would fill the memory.
+        self._before_all, self._deltas, self._newest = before_all, deltas, before_all
         codes = states.attributes[QUERY_ID].to_pylist()
         # Each query's first state is the one before all its events, which follow by position.
         self._first = dict(zip(codes, np.searchsorted(states.query, np.arange(len(codes))).tolist(), strict=True))
@@ -119,26 +127,27 @@ class OnlinePath:
         """
         names = ("events", "queries", "item_days")
         events, queries, item_days_table = (pq.read_table(data_dir / "tables" / f"{name}.parquet") for name in names)
-        releases = _refreshed(
+        before_all, deltas = _refreshed(
             replace(dataset, item_days=item_days_table),
             release_dir=release_dir,
             ticks=ticks,
             target=work_dir / "release",
         )
-        spec, store_dir = next(iter(releases.values())).spec, work_dir / "online_store"
+        spec, store_dir = before_all.spec, work_dir / "online_store"
         columns = StateColumns.of(spec)
         states = QueryStates.of(events, queries=queries, columns=columns)
-        before_all = states.rows(np.flatnonzero(states.position == BEFORE_ALL), history_length=spec.stored_history)
+        first_rows = states.rows(np.flatnonzero(states.position == BEFORE_ALL), history_length=spec.stored_history)
         path = work_dir / "before_all.parquet"
-        write_rows(path, schema=columns.schema, spec=spec, batches=[before_all])
+        write_rows(path, schema=columns.schema, spec=spec, batches=[first_rows])
         materialize(store_dir, states=path)
         with StateWriter.open(store_dir) as writer:
-            yield cls(states=states, writer=writer, store=OnlineStore.open(store_dir), releases=releases)
+            store = OnlineStore.open(store_dir)
+            yield cls(states=states, writer=writer, store=store, before_all=before_all, deltas=deltas)
 
     def publish(self, asked: Asked) -> None:
         """Let the store hold the state of each query right before its event."""
         first = np.array([self._first[query_id] for query_id in asked.query_ids])
-        spec = next(iter(self._releases.values())).spec
+        spec = self._before_all.spec
         self._writer.write(self._states.rows(first + asked.positions, history_length=spec.stored_history))
 
     def batches(self, asked: Asked) -> Iterator[NDArray[np.int64]]:
@@ -165,26 +174,32 @@ class OnlinePath:
 
     def release(self, asked: Asked) -> Release:
         """At the delta of a batch's tick."""
-        return self._releases[int(self._ticks(asked)[0])]
+        number = self._deltas[int(self._ticks(asked)[0])]
+        if number != self._newest.delta:
+            self._newest = self._before_all.with_delta(self._before_all.deltas.read(number))
+        return self._newest
 
     def _read(self, asked: Asked) -> QueryFeatures:
         return self._store.read(asked.query_ids, requested_at_ms=asked.at_ms.tolist())[0]
 
     def _ticks(self, asked: Asked) -> NDArray[np.int64]:
-        tick_ms = next(iter(self._releases.values())).spec.tick_ms
+        tick_ms = self._before_all.spec.tick_ms
         return asked.at_ms // tick_ms * tick_ms
 
 
-def _refreshed(dataset: Dataset, *, release_dir: Path, ticks: NDArray[np.int64], target: Path) -> dict[int, Release]:
-    """The release as it was served after each tick, every delta written as a refresh does and read from disk."""
+def _refreshed(
+    dataset: Dataset, *, release_dir: Path, ticks: NDArray[np.int64], target: Path
+) -> tuple[Release, dict[int, int]]:
+    """The release as it was before the log, and which delta is each tick's, every one written as a refresh does."""
     built = Release.open(release_dir, delta=0)
     days, tick_ms = item_days(dataset, catalogue=built.stage1.catalogue), built.spec.tick_ms
     before_all = ItemStatistics.at_requests(days, requested_at_ms=ticks[:1] - tick_ms, tick_ms=tick_ms)
-    release, releases = rewind(release_dir, target, statistics=before_all), {}
+    rewound = rewind(release_dir, target, statistics=before_all)
+    release, deltas = rewound, {}
     for tick in ticks.tolist():
         release = refresh_release(release, days=days, tick_at_ms=tick)
-        releases[tick] = release
-    return releases
+        deltas[tick] = release.delta
+    return rewound, deltas
 
 
 def _arrays(queries: QueryFeatures, asked: Asked, *, stage1: Stage1) -> Arrays:

@@ -19,8 +19,17 @@ from features.text import TextTokenizer
 from features.transforms import item_inputs
 from features.vocab import FIRST
 from serving.release import MANIFEST_FILE, POPULAR_FILE, TITLES_FILE, Release, seal
-from serving.retrieval import ARRAYS_DIR, FUSION_FILE, INDEX_FILE, NEIGHBOUR_WEIGHTS, RETRIEVERS, write_tables
+from serving.retrieval import (
+    ARRAYS_DIR,
+    INDEX_FILE,
+    NEIGHBOUR_WEIGHTS,
+    RETRIEVERS,
+    Stage1,
+    write_index,
+    write_tables,
+)
 from towers.index.build import FlatBuilder
+from towers.retrievers.blend import Blend
 from towers.retrievers.fusion import Fusion
 from towers.retrievers.neighbours import NeighbourTable
 
@@ -40,10 +49,11 @@ def rewind(release_dir: Path, target: Path, *, statistics: ItemStatistics) -> Re
     files = manifest.pop("files")
     for name in files:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        if name not in STATISTICS_FILES:
+        if name not in (*STATISTICS_FILES, INDEX_FILE):
             _link_or_copy(release_dir / name, target / name)
     np.save(target / STATISTICS_FILES[0], statistics.values, allow_pickle=False)
     np.save(target / STATISTICS_FILES[1], statistics.ticks_at_ms, allow_pickle=False)
+    Stage1.read(release_dir).as_of(statistics).index.write(target / INDEX_FILE)
     seal(target, facts={name: fact for name, fact in manifest.items() if name != "release_id"})
     return Release.open(target, delta=0)
 
@@ -77,6 +87,9 @@ def untrained(
     no_neighbours = NeighbourTable.from_pairs(
         source_rows=nobody, target_rows=nobody, values=np.zeros(0), num_rows=num_rows, num_neighbours=1
     )
+    no_statistics = ItemStatistics(
+        ticks_at_ms=np.zeros(1, dtype=np.int64), values=np.zeros((1, num_rows, len(STATISTICS)), dtype=np.float32)
+    )
     write_tables(
         target,
         spec=spec,
@@ -85,15 +98,19 @@ def untrained(
         items=item_inputs(dataset.items, spec=spec, vocabularies=vocabularies, tokenizer=TextTokenizer(tokenizer_json)),
         item_embeddings=embeddings,
         recommendable=np.arange(num_rows) >= FIRST,
-        statistics=ItemStatistics(
-            ticks_at_ms=np.zeros(1, dtype=np.int64),
-            values=np.zeros((1, num_rows, len(STATISTICS)), dtype=np.float32),
-        ),
+        statistics=no_statistics,
         neighbours={name: no_neighbours for name in NEIGHBOUR_WEIGHTS},
         tokenizer_json=tokenizer_json,
     )
-    FlatBuilder().build(embeddings[FIRST:], np.arange(FIRST, num_rows)).write(target / INDEX_FILE)
-    Fusion.unweighted(dict.fromkeys(RETRIEVERS, QUOTA)).write(target / FUSION_FILE)
+    linear, statistics = np.zeros((num_rows, 0), dtype=np.float32), no_statistics.values[-1]
+    blended = Blend().item_embeddings(embeddings, linear, statistics)
+    write_index(
+        target / INDEX_FILE,
+        index=FlatBuilder().build(blended[FIRST:], np.arange(FIRST, num_rows)),
+        linear_embeddings=linear,
+        blend=Blend(),
+        fusion=Fusion.unweighted(dict.fromkeys(RETRIEVERS, QUOTA)),
+    )
     for name, content in ((POPULAR_FILE, []), (TITLES_FILE, {})):
         (target / name).write_text(json.dumps(content), encoding="utf-8")
     seal(target, facts={"spec_hash": spec.hash})

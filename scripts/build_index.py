@@ -1,6 +1,6 @@
-"""Build the index over the item embeddings of each cut, and fit how the retrievers are fused.
+"""Blend the towers' embeddings, build the index of each cut over them, and fit how the retrievers are fused.
 
-python scripts/build_index.py [index=hnsw] [retrieval.quotas.popularity=50] [towers_dir=DIR]
+python scripts/build_index.py [index=hnsw] [blend=learned] [retrieval.quotas.popularity=50] [towers_dir=DIR]
 """
 
 from pathlib import Path
@@ -9,12 +9,13 @@ import hydra
 from composed import build, dataset_of, plain, protocol_of
 from omegaconf import DictConfig
 
-from lifecycle.build_index import build_indexes
+from lifecycle.build_index import IndexStep
 from lifecycle.entry import plain_errors
 from lifecycle.steps import Step
 
 SOURCES = (
-    *("features", "lifecycle/build_index.py", "lifecycle/candidates.py", "lifecycle/fit_fusion.py"),
+    *("features", "lifecycle/build_index.py", "lifecycle/candidates.py"),
+    *("lifecycle/fit_blend.py", "lifecycle/fit_fusion.py"),
     *("serving/retrieval.py", "serving/models.py", "towers/index", "towers/retrievers"),
 )
 
@@ -23,15 +24,19 @@ def run(cfg: DictConfig) -> None:
     towers_dir = Path(cfg.towers_dir)
 
     def work(directory: Path) -> None:
-        build_indexes(towers_dir=towers_dir, builder=build(cfg.index), out_dir=directory)
-        build(cfg.retrieval).run(
-            dataset=dataset_of(cfg), protocol=protocol_of(cfg), towers_dir=towers_dir, index_dir=directory
-        )
+        IndexStep(
+            dataset=dataset_of(cfg),
+            protocol=protocol_of(cfg),
+            towers_dir=towers_dir,
+            builder=build(cfg.index),
+            blend_fit=build(cfg.blend),
+            fusion_fit=build(cfg.retrieval),
+        ).run(directory)
 
     Step(
         name="build_index",
         directory=Path(cfg.index_dir),
-        config={**plain(cfg, ["index", "retrieval", "dataset"]), "features": plain(cfg.features, ["columns"])},
+        config={**plain(cfg, ["index", "blend", "retrieval", "dataset"]), "features": plain(cfg.features, ["columns"])},
         inputs=[Path(cfg.data_dir), towers_dir],
         sources=SOURCES,
     ).run(work)

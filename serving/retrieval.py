@@ -3,7 +3,8 @@
 Owns the artefacts of stage 1 in memory and the way through them. Training lists, evaluation and the server all get
 their candidates from here, so what the ranker learns on is what it is served.
 
-Shapes: N queries, R rows of the item table, D embedding width, C candidates, K retrievers, E rows excluded.
+Shapes: N queries, R rows of the item table, D and L widths of learned and linear embeddings, W width of the index, C
+candidates, K retrievers, E rows excluded, P rows that are asked for.
 """
 
 import json
@@ -25,6 +26,8 @@ from features.transforms import ItemInputs, QueryFeatures, QueryInputs, query_in
 from features.vocab import FIRST, PADDING, Vocabularies
 from serving.models import Models
 from towers.index.search import ItemIndex
+from towers.retrievers.bags import history_bags
+from towers.retrievers.blend import Blend
 from towers.retrievers.fusion import Answer, Fusion
 from towers.retrievers.index_hits import IndexHits
 from towers.retrievers.neighbours import NeighbourTable
@@ -37,6 +40,7 @@ IntArray = NDArray[np.int64]
 
 SPEC_FILE, VOCABULARIES_FILE, ITEM_IDS_FILE = "feature_spec.json", "vocabularies.json", "item_ids.json"
 TOKENIZER_FILE, INDEX_FILE, FUSION_FILE = "tokenizer.json", "index.faiss", "fusion.json"
+BLEND_FILE, LINEAR_SUFFIX = "blend.json", ".linear.npy"
 QUERY_TOWER_FILE, ITEM_TOWER_FILE = "query_tower.onnx", "item_tower.onnx"
 ARRAYS_DIR, RETRIEVERS_DIR, RECOMMENDABLE_FILE = "arrays", "retrievers", "recommendable.npy"
 ITEM_ARRAYS = ("item_id", "categories", "numbers", "title_tokens", "text_tokens")
@@ -87,8 +91,12 @@ class Stage1:
     """What stage 1 reads of a release, or of a towers step that has not become one yet.
 
     Attributes:
+        item_embeddings: the learned ones, of which histories are made.
+        linear_embeddings: of towers/retrievers/linear.py, beside these in the index.
+        blend: of both and of popularity.
         recommendable: [R] rows that may be candidates.
         statistics: answers are as of its newest tick.
+        index: as of the same tick.
     """
 
     spec: FeatureSpec
@@ -96,6 +104,8 @@ class Stage1:
     catalogue: Catalogue
     items: ItemInputs
     item_embeddings: FloatArray  # [R, D]
+    linear_embeddings: FloatArray  # [R, L]
+    blend: Blend
     recommendable: NDArray[np.bool_]
     statistics: ItemStatistics
     index: ItemIndex
@@ -109,16 +119,19 @@ class Stage1:
 
         Args:
             directory: of the tables.
-            index_path: where the index lies, and beside it the fusion; None: in the directory.
+            index_path: where the index lies, and beside it linear embeddings, blend and fusion; None: in the directory.
 
         Raises:
             ValueError: a file is none of these, or the fusion is of other retrievers.
         """
         arrays, index_path = directory / ARRAYS_DIR, index_path or directory / INDEX_FILE
 
-        def array(name: str) -> NDArray[np.generic]:
+        def mapped(path: Path) -> NDArray[np.generic]:
             # asarray drops the memmap subclass, whose every slice is slow, and keeps the mapping.
-            return np.asarray(np.load(arrays / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+        def array(name: str) -> NDArray[np.generic]:
+            return mapped(arrays / f"{name}.npy")
 
         def document(name: str) -> Any:
             # Triton's stub reads files as ASCII unless told otherwise, whatever its locale says.
@@ -130,6 +143,8 @@ class Stage1:
             catalogue=Catalogue(item_ids=tuple(document(ITEM_IDS_FILE))),
             items=ItemInputs(**{name: array(name) for name in ITEM_ARRAYS}),  # type: ignore[arg-type]
             item_embeddings=array("item_embeddings").astype(np.float32, copy=False),
+            linear_embeddings=mapped(index_path.with_suffix(LINEAR_SUFFIX)).astype(np.float32, copy=False),
+            blend=Blend.read(index_path.with_name(BLEND_FILE)),
             recommendable=np.load(directory / RECOMMENDABLE_FILE, allow_pickle=False),
             statistics=ItemStatistics(
                 ticks_at_ms=array("statistics_at_ms").astype(np.int64, copy=False),
@@ -143,7 +158,8 @@ class Stage1:
 
     def as_of(self, statistics: ItemStatistics) -> "Stage1":
         """The same with the item aggregates of another tick."""
-        other = replace(self, statistics=statistics)
+        index = self.index.with_last(self.blend.item_bias(statistics.values[-1]))
+        other = replace(self, statistics=statistics, index=index)
         _ = other.popular  # now, rather than within the first request
         return other
 
@@ -167,14 +183,29 @@ class Stage1:
             tokenizer=self.tokenizer,
         )
 
-    def embed(self, queries: QueryInputs, *, models: Models) -> FloatArray:
-        """Query embeddings [N, D]: history items enter by their embeddings, so a new item counts at once."""
+    def embed_learned(self, queries: QueryInputs, *, models: Models) -> FloatArray:
+        """What the query tower makes of them [N, D]: history items enter as embeddings, so a new one counts at once."""
         return models.query_tower(
             QueryTowerInputs(
                 history_embeddings=self.item_embeddings[queries.history_rows],
                 **read_as_encoded(queries),
                 query_text=queries.text_tokens,
             )
+        )
+
+    def embed(self, queries: QueryInputs, *, models: Models) -> FloatArray:
+        """Query embeddings for the index [N, W]."""
+        return self.blended(queries, self.embed_learned(queries, models=models))
+
+    def blended(self, queries: QueryInputs, learned: FloatArray) -> FloatArray:
+        """Query embeddings for the index [N, W] from learned ones [N, D]."""
+        bags = history_bags(self.linear_embeddings, seen_rows=queries.seen_rows, seen_age_days=queries.seen_age_days)
+        return self.blend.query_embeddings(learned, bags)
+
+    def indexed(self, rows: IntArray) -> FloatArray:
+        """Embeddings of items [P] as the index has them at the newest tick, [P, W]."""
+        return self.blend.item_embeddings(
+            self.item_embeddings[rows], self.linear_embeddings[rows], self.statistics.values[-1, rows]
         )
 
     def retrieve(
@@ -189,7 +220,7 @@ class Stage1:
 
         Args:
             queries: of N rows.
-            query_embeddings: [N, D].
+            query_embeddings: [N, W].
             num_candidates: C.
             excluded: [N, E] ItemRow of what may be no candidate; None: the query's history, unless the spec says that
                 it may be recommended again.
@@ -203,7 +234,7 @@ class Stage1:
             allowed = self.recommendable.copy()
             allowed[excluded[n]] = False
             answers: dict[str, Answer] = {
-                "towers": IndexHits(found_rows[n], self.item_embeddings, query_embeddings[n]),
+                "towers": IndexHits(found_rows[n], self.indexed, query_embeddings[n]),
                 **{
                     name: self.neighbours[name].score_history(queries.history_rows[n], own[n])
                     for name, own in weights.items()
@@ -242,7 +273,7 @@ def write_tables(
     neighbours: Mapping[str, NeighbourTable],
     tokenizer_json: Path,
 ) -> None:
-    """Write all that `Stage1.read` needs but the index and the fusion."""
+    """Write all that `Stage1.read` needs but the index and what lies beside it."""
     arrays = directory / ARRAYS_DIR
     arrays.mkdir(parents=True, exist_ok=True)
     contents = {name: getattr(items, name) for name in ITEM_ARRAYS}
@@ -263,3 +294,13 @@ def write_tables(
     for name, table in neighbours.items():
         table.save(directory / RETRIEVERS_DIR / name)
     (directory / TOKENIZER_FILE).write_bytes(tokenizer_json.read_bytes())
+
+
+def write_index(
+    index_path: Path, *, index: ItemIndex, linear_embeddings: FloatArray, blend: Blend, fusion: Fusion
+) -> None:
+    """Write an index and what `Stage1.read` looks for beside it."""
+    index.write(index_path)
+    np.save(index_path.with_suffix(LINEAR_SUFFIX), linear_embeddings, allow_pickle=False)
+    blend.write(index_path.with_name(BLEND_FILE))
+    fusion.write(index_path.with_name(FUSION_FILE))

@@ -3,79 +3,118 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from features.dataset import Dataset
-from lifecycle.build_index import build_indexes, embedding_space_hash
-from lifecycle.cuts import CUTS
-from serving.retrieval import RECOMMENDABLE_FILE
-from towers.index.build import FlatBuilder
+from features.protocol import RequestProtocol
+from lifecycle.build_index import embedding_space_hash
+from lifecycle.candidates import StageOne
+from lifecycle.cuts import CUTS, FOLD, REFIT, Cut
+from lifecycle.fit_blend import BlendFit
+from serving.retrieval import BLEND_FILE, QUERY_TOWER_FILE, Stage1
 from towers.index.search import ItemIndex
-
-# Padding, unknown, then five items, of which the third and the last cannot be recommended.
-RECOMMENDABLE = np.array([False, False, True, True, False, True, False])
+from towers.retrievers.blend import Blend
 
 
 @pytest.fixture
-def towers_dir(tmp_path: Path) -> Path:
-    generator = np.random.default_rng(0)
-    for cut in CUTS:
-        arrays = tmp_path / "towers" / cut.name / "arrays"
-        arrays.mkdir(parents=True)
-        np.save(arrays.parent / RECOMMENDABLE_FILE, RECOMMENDABLE)
-        np.save(arrays / "item_embeddings.npy", generator.normal(size=(len(RECOMMENDABLE), 3)).astype(np.float32))
-        (arrays.parent / "query_tower.onnx").write_bytes(b"tower of " + cut.name.encode())
-    return tmp_path / "towers"
+def demo(smoke_run: Path) -> Path:
+    return smoke_run / "demo"
 
 
-@pytest.fixture
-def index_dir(towers_dir: Path, tmp_path: Path) -> Path:
-    (tmp_path / "index").mkdir()
-    build_indexes(towers_dir=towers_dir, builder=FlatBuilder(), out_dir=tmp_path / "index")
-    return tmp_path / "index"
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_run_indexes_all_items_with_events_in_the_cut(demo: Path, smoke_dataset: Dataset, cut: Cut) -> None:
+    index = ItemIndex.read(demo / "index" / f"{cut.name}.faiss")
+    known = {smoke_dataset.events.item_ids[place] for place in smoke_dataset.events.places(cut.splits)}
+    assert len(index) == len(known)
 
 
-def embeddings_of(directory: Path) -> NDArray[np.float32]:
-    embeddings: NDArray[np.float32] = np.load(directory / "arrays" / "item_embeddings.npy")
-    return embeddings
+@pytest.mark.parametrize("cut", CUTS)
+def test_the_index_holds_the_blend_of_its_own_cut(demo: Path, cut: Cut) -> None:
+    stage1 = Stage1.read(demo / "towers" / cut.name, index_path=demo / "index" / f"{cut.name}.faiss")
+    queries = np.random.default_rng(0).normal(size=(3, stage1.index.width)).astype(np.float32)
+    found = stage1.index.search(queries, k=len(stage1.index))
+    assert set(found.rows[0].tolist()) == set(np.flatnonzero(stage1.recommendable).tolist())
+    for n, query in enumerate(queries):
+        np.testing.assert_allclose(found.scores[n], stage1.indexed(found.rows[n]) @ query, rtol=1e-4, atol=1e-4)
 
 
-def test_items_that_cannot_be_recommended_are_not_found(index_dir: Path) -> None:
-    for cut in CUTS:
-        found = ItemIndex.read(index_dir / f"{cut.name}.faiss").search(np.ones((1, 3), np.float32), k=5)
-        assert sorted(found.rows[0].tolist()) == [0, 0, 2, 3, 5]  # rows of the others; 0 fills up
+def test_both_cuts_have_the_blend_of_the_fold_and_linear_embeddings_of_their_own(demo: Path) -> None:
+    fold, refit = (
+        Stage1.read(demo / "towers" / cut.name, index_path=demo / "index" / f"{cut.name}.faiss") for cut in CUTS
+    )
+    assert fold.blend == refit.blend != Blend()
+    assert fold.linear_embeddings.shape == refit.linear_embeddings.shape
+    assert not np.array_equal(fold.linear_embeddings, refit.linear_embeddings)
 
 
-def test_a_cut_is_searched_by_its_own_embeddings(towers_dir: Path, index_dir: Path) -> None:
-    for cut in CUTS:
-        embeddings = embeddings_of(towers_dir / cut.name)
-        found = ItemIndex.read(index_dir / f"{cut.name}.faiss").search(embeddings[5:6], k=3)
-        wanted = embeddings[found.rows[0]] @ embeddings[5]
-        np.testing.assert_allclose(found.scores[0], wanted, rtol=1e-6)
-        assert (np.diff(found.scores[0]) <= 0).all()
-
-
-def test_the_facts_name_items_width_and_the_embedding_space(towers_dir: Path, index_dir: Path) -> None:
-    facts = json.loads((index_dir / "index.json").read_text())
+def test_the_facts_name_items_width_and_the_embedding_space(demo: Path) -> None:
+    facts = json.loads((demo / "index" / "index.json").read_text())
     assert list(facts) == ["fold", "refit"]
-    for name, own in facts.items():
-        assert own == {"items": 3, "width": 3, "embedding_space_hash": embedding_space_hash(towers_dir / name)}
-
-
-def test_another_tower_or_another_item_embedding_is_another_space(towers_dir: Path) -> None:
-    directory = towers_dir / "fold"
-    first = embedding_space_hash(directory)
-    assert first == embedding_space_hash(directory)
-    embeddings = embeddings_of(directory)
-    embeddings[2, 0] += 1.0
-    np.save(directory / "arrays" / "item_embeddings.npy", embeddings)
-    second = embedding_space_hash(directory)
-    (directory / "query_tower.onnx").write_bytes(b"another tower")
-    assert len({first, second, embedding_space_hash(directory), embedding_space_hash(towers_dir / "refit")}) == 4
-
-
-def test_a_run_indexes_all_items_with_events_in_the_cut(smoke_run: Path, smoke_dataset: Dataset) -> None:
     for cut in CUTS:
-        index = ItemIndex.read(smoke_run / "demo" / "index" / f"{cut.name}.faiss")
-        known = {smoke_dataset.events.item_ids[place] for place in smoke_dataset.events.places(cut.splits)}
-        assert len(index) == len(known)
+        index = ItemIndex.read(demo / "index" / f"{cut.name}.faiss")
+        space = embedding_space_hash(demo / "towers" / cut.name, demo / "index", cut)
+        assert facts[cut.name] == {"items": len(index), "width": index.width, "embedding_space_hash": space}
+
+
+def test_another_tower_other_embeddings_and_another_blend_are_another_space(tmp_path: Path) -> None:
+    (tmp_path / "arrays").mkdir()
+    files = [
+        tmp_path / name
+        for name in (QUERY_TOWER_FILE, "arrays/item_embeddings.npy", f"{FOLD.name}.linear.npy", BLEND_FILE)
+    ]
+    for file in files:
+        file.write_bytes(b"one")
+    spaces = {embedding_space_hash(tmp_path, tmp_path, FOLD)}
+    for number, file in enumerate(files, start=2):
+        file.write_bytes(b"another")
+        spaces.add(embedding_space_hash(tmp_path, tmp_path, FOLD))
+        assert len(spaces) == number
+
+
+def some_recall(
+    stage_one: StageOne, blend: Blend, dataset: Dataset, protocol: RequestProtocol, *, num_candidates: int
+) -> float:
+    """Of requests that neither the towers nor the blend have seen, by the towers alone."""
+    asked = protocol.asked(dataset, "ranking").take(slice(0, 3000, 10))
+    alone = stage_one.stage1.fusion.alone("towers", quota=200)
+    days = protocol.item_days(dataset, FOLD.splits)
+    found = stage_one.blended_by(blend).fused_by(alone).ask(dataset, asked, days=days, num_candidates=num_candidates)
+    return float((asked.grades_of(found.candidates.rows) > 0).any(axis=1).mean())
+
+
+def test_the_fitted_blend_finds_more_than_the_learned_embeddings_alone(
+    demo: Path, smoke_dataset: Dataset, leave_one_out: RequestProtocol
+) -> None:
+    stage_one = StageOne.open(FOLD, towers_dir=demo / "towers", index_dir=demo / "index")
+    recall = [
+        some_recall(stage_one, blend, smoke_dataset, leave_one_out, num_candidates=50)
+        for blend in (stage_one.stage1.blend, Blend())
+    ]
+    assert recall[0] > recall[1] + 0.05  # towers of two epochs know little
+
+
+def test_parts_that_are_not_wanted_weigh_nothing(
+    demo: Path, smoke_dataset: Dataset, leave_one_out: RequestProtocol
+) -> None:
+    stage_one = StageOne.open(FOLD, towers_dir=demo / "towers", index_dir=demo / "index")
+
+    def fitted(width: int, popularity: bool) -> Blend:
+        fit = BlendFit(width=width, popularity=popularity, seed=1)
+        linear = fit.linear(smoke_dataset, leave_one_out, FOLD)
+        return fit.fit(stage_one, linear, dataset=smoke_dataset, protocol=leave_one_out)[0]
+
+    assert fitted(0, False) == Blend()
+    without_linear, without_popularity = fitted(0, True), fitted(8, False)
+    assert not any(without_linear.bags)
+    assert any(without_linear.popularity)
+    assert any(without_popularity.bags)
+    assert not any(without_popularity.popularity)
+
+
+def test_a_cut_without_validation_has_nothing_to_fit_on(
+    demo: Path, smoke_dataset: Dataset, leave_one_out: RequestProtocol
+) -> None:
+    stage_one = StageOne.open(REFIT, towers_dir=demo / "towers", index_dir=demo / "index")
+    fit = BlendFit(width=4, popularity=True, seed=1)
+    linear = fit.linear(smoke_dataset, leave_one_out, REFIT)
+    with pytest.raises(ValueError, match="fitted on validation requests, and cut refit has none"):
+        fit.fit(stage_one, linear, dataset=smoke_dataset, protocol=leave_one_out)

@@ -25,6 +25,7 @@ from ranking.data import RankerLists
 from serving.models import TowerArrays
 from serving.retrieval import RETRIEVERS, SCORES, Stage1
 from towers.index.build import FlatBuilder
+from towers.retrievers.blend import Blend
 from towers.retrievers.fusion import Fusion
 
 ITEM_IDS = [f"i{number}" for number in range(12)]
@@ -74,17 +75,21 @@ def stage_one(dataset: Dataset, leave_one_out: RequestProtocol, tmp_path_factory
     vocabularies = dataset.fit_vocabularies(FOLD.splits, columns=COLUMNS)
     embeddings = np.random.default_rng(0).normal(size=(len(ITEM_IDS) + 2, 4)).astype(np.float32)
     embeddings[:2] = 0.0
+    linear, blend = np.zeros((len(embeddings), 0), np.float32), Blend()
+    statistics = np.zeros((1, len(embeddings), len(STATISTICS)), np.float32)
     stage1 = Stage1(
         spec=spec,
         vocabularies=vocabularies,
         catalogue=dataset.items.catalogue,
         items=item_inputs(dataset.items, spec=spec, vocabularies=vocabularies, tokenizer=TextTokenizer(path)),
         item_embeddings=embeddings,
+        linear_embeddings=linear,
+        blend=blend,
         recommendable=np.arange(len(embeddings)) >= 2,
-        statistics=ItemStatistics(
-            ticks_at_ms=np.zeros(1, np.int64), values=np.zeros((1, 14, len(STATISTICS)), np.float32)
+        statistics=ItemStatistics(ticks_at_ms=np.zeros(1, np.int64), values=statistics),
+        index=FlatBuilder().build(
+            blend.item_embeddings(embeddings, linear, statistics[0])[2:], np.arange(2, len(embeddings))
         ),
-        index=FlatBuilder().build(embeddings[2:], np.arange(2, len(embeddings))),
         neighbours=neighbour_tables(dataset, leave_one_out, FOLD),
         fusion=Fusion.unweighted(dict.fromkeys(RETRIEVERS, 12)),
         tokenizer=TextTokenizer(path),

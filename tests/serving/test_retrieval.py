@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,17 +14,20 @@ from features.tower_inputs import QueryTowerInputs
 from features.transforms import QueryFeatures, QueryInputs
 from serving.models import OnnxModels
 from serving.retrieval import (
-    FUSION_FILE,
     ITEM_ARRAYS,
     NEIGHBOUR_WEIGHTS,
     QUERY_TOWER_FILE,
     RETRIEVERS,
     SCORES,
     TOKENIZER_FILE,
+    Candidates,
     Stage1,
+    write_index,
     write_tables,
 )
 from towers.index.build import FlatBuilder
+from towers.retrievers.bags import history_bags
+from towers.retrievers.blend import POPULARITY
 
 NUM_ITEMS, HISTORY_LENGTH, D = 300, 10, 8
 BuildQueries = Callable[[list[list[str]]], QueryFeatures]
@@ -57,10 +61,30 @@ def some_embeddings(num: int, *, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=(num, D)).astype(np.float32)
 
 
+def bags_of(stage1: Stage1, inputs: QueryInputs) -> NDArray[np.float32]:
+    """[B, L] of the one query of `inputs`."""
+    linear = stage1.linear_embeddings
+    return history_bags(linear, seen_rows=inputs.seen_rows, seen_age_days=inputs.seen_age_days)[0]
+
+
+def retrieve(
+    stage1: Stage1, inputs: QueryInputs, learned: NDArray[np.float32], *, num_candidates: int, **excluding: Any
+) -> Candidates:
+    """For queries that the tower has embedded."""
+    return stage1.retrieve(inputs, stage1.blended(inputs, learned), num_candidates=num_candidates, **excluding)
+
+
 def fused(stage1: Stage1, inputs: QueryInputs, embedding: NDArray[np.float32]) -> NDArray[np.float64]:
     """[R, 1 + K] scores of every item for the one query of `inputs`, by dense arithmetic."""
     history, num_rows = inputs.history_rows[0], len(stage1.catalogue)
-    columns = [stage1.item_embeddings.astype(np.float64) @ embedding]
+    counts = {name: stage1.statistics.values[-1, :, place].astype(np.float64) for place, name in enumerate(STATISTICS)}
+    blend, bags = stage1.blend, bags_of(stage1, inputs)
+    parts = [
+        blend.learned * stage1.item_embeddings.astype(np.float64) @ embedding,
+        *(weight * stage1.linear_embeddings @ bag for weight, bag in zip(blend.bags, bags, strict=True)),
+        *(weight * np.log1p(counts[name]) for weight, name in zip(blend.popularity, POPULARITY, strict=True)),
+    ]
+    columns = [np.sum(parts, axis=0)]
     for name, weigh in NEIGHBOUR_WEIGHTS.items():
         table = stage1.neighbours[name]
         dense = np.zeros((num_rows, num_rows))
@@ -68,7 +92,6 @@ def fused(stage1: Stage1, inputs: QueryInputs, embedding: NDArray[np.float32]) -
             own = slice(table.indptr[source], table.indptr[source + 1])
             dense[source, table.indices[own]] = table.values[own]
         columns.append(weigh(inputs.history_rows)[0] @ dense[history])
-    counts = {name: stage1.statistics.values[-1, :, place].astype(np.float64) for place, name in enumerate(STATISTICS)}
     columns.append(np.log1p(counts["count_7d"] + counts["count_30d"] / 30))
     for half_life_days in (np.inf, 30.0):
         times = np.zeros(num_rows)
@@ -92,7 +115,7 @@ def test_candidates_are_the_best_items_that_were_never_seen_with_every_score(
     stage1: Stage1, encode: Encode, histories: list[list[int]], num_candidates: int, seed: int
 ) -> None:
     inputs, embeddings = encode(names(histories)), some_embeddings(len(histories), seed=seed)
-    found = stage1.retrieve(inputs, embeddings, num_candidates=num_candidates)
+    found = retrieve(stage1, inputs, embeddings, num_candidates=num_candidates)
     assert found.rows.shape == (len(histories), num_candidates)
     assert found.scores.shape == found.ranks.shape == (len(histories), num_candidates, len(SCORES))
     for n, history in enumerate(histories):
@@ -116,7 +139,7 @@ def test_a_rank_is_the_place_by_the_retrievers_own_score_among_what_it_brought(
 ) -> None:
     stage1 = replace(stage1, spec=replace(stage1.spec, repeats=repeats))
     inputs, embeddings = encode(names(histories)), some_embeddings(len(histories), seed=seed)
-    found = stage1.retrieve(inputs, embeddings, num_candidates=NUM_ITEMS)
+    found = retrieve(stage1, inputs, embeddings, num_candidates=NUM_ITEMS)
     for n in range(len(histories)):
         num = np.count_nonzero(found.rows[n])
         assert found.ranks[n, :num, 0].tolist() == list(range(1, num + 1))
@@ -137,7 +160,7 @@ def test_a_rank_is_the_place_by_the_retrievers_own_score_among_what_it_brought(
 def test_the_last_item_counts_fully_and_the_one_before_by_its_age(stage1: Stage1, encode: Encode) -> None:
     # after i7 (newest) and i4 a candidate scores its transition from i7, plus that from i4 / sqrt(2)
     table, place = stage1.neighbours["transitions"], SCORES.index("transitions")
-    found = stage1.retrieve(encode([["i4", "i7"]]), some_embeddings(1), num_candidates=298)
+    found = retrieve(stage1, encode([["i4", "i7"]]), some_embeddings(1), num_candidates=298)
 
     def score_after(item: str, row: int) -> float:
         source = stage1.catalogue.row(item)
@@ -158,7 +181,7 @@ def test_popularity_is_that_of_the_tick_that_it_is_asked_as_of(stage1: Stage1, e
         expected = [
             int(row) for row in np.argsort(-(week + month / 30)) if row >= 2 and row != stage1.catalogue.row("i3")
         ]
-        found = popular.as_of(stage1.statistics.at(tick)).retrieve(inputs, embedding, num_candidates=20)
+        found = retrieve(popular.as_of(stage1.statistics.at(tick)), inputs, embedding, num_candidates=20)
         assert found.rows.tolist() == [expected[:20]]
 
 
@@ -169,17 +192,19 @@ def test_an_old_item_is_not_shown_again_though_the_tower_no_longer_sees_it(stage
     history = [stage1.catalogue.item_id(row) for row in best[:1] + best[-20:]]  # the best item is the oldest
 
     inputs = encode([history])
-    found = towers.retrieve(inputs, embedding, num_candidates=3)
+    found = retrieve(towers, inputs, embedding, num_candidates=3)
 
     assert best[0] not in inputs.history_rows
     assert inputs.history_rows.shape == (1, HISTORY_LENGTH)
-    assert found.rows.tolist() == [best[1:4]]
+    expected, scores = best_unseen(towers, inputs, embedding[0], set(history))
+    assert scores[best[0], 0] > scores[expected[2], 0]  # it would have been shown
+    assert found.rows.tolist() == [expected[:3]]
 
 
 def test_a_query_without_a_history_gets_the_best_of_all(stage1: Stage1, encode: Encode) -> None:
     embedding = some_embeddings(1)
     inputs = encode([[]])
-    found = stage1.retrieve(inputs, embedding, num_candidates=5)
+    found = retrieve(stage1, inputs, embedding, num_candidates=5)
     assert found.rows.tolist() == [best_unseen(stage1, inputs, embedding[0], set())[0][:5]]
     knows = {name: bool(found.scores[:, :, column].any()) for column, name in enumerate(SCORES)}
     # the others know nothing without a history
@@ -188,7 +213,7 @@ def test_a_query_without_a_history_gets_the_best_of_all(stage1: Stage1, encode: 
 
 def test_unknown_items_of_a_history_change_no_candidate(stage1: Stage1, encode: Encode) -> None:
     embeddings = some_embeddings(1).repeat(2, axis=0)
-    found = stage1.retrieve(encode([["i3", "i9"], ["nobody", "i3", "never", "i9"]]), embeddings, num_candidates=20)
+    found = retrieve(stage1, encode([["i3", "i9"], ["nobody", "i3", "never", "i9"]]), embeddings, num_candidates=20)
     np.testing.assert_array_equal(found.rows[0], found.rows[1])
     np.testing.assert_array_equal(found.scores[0], found.scores[1])
 
@@ -197,11 +222,11 @@ def test_few_items_that_can_be_recommended_leave_padding(stage1: Stage1, encode:
     rows = np.arange(2, 7)  # i0 to i4
     small = replace(
         stage1,
-        index=FlatBuilder().build(stage1.item_embeddings[rows], rows),
+        index=FlatBuilder().build(stage1.indexed(rows), rows),
         recommendable=np.isin(np.arange(NUM_ITEMS + 2), rows),
     )
-    found = small.retrieve(
-        encode([["i0", "i3"], [], ["i0", "i1", "i2", "i3", "i4"]]), some_embeddings(3), num_candidates=4
+    found = retrieve(
+        small, encode([["i0", "i3"], [], ["i0", "i1", "i2", "i3", "i4"]]), some_embeddings(3), num_candidates=4
     )
     assert (found.rows > 0).sum(axis=1).tolist() == [3, 4, 0]
     assert not found.scores[found.rows == 0].any()
@@ -212,10 +237,10 @@ def test_a_batch_retrieves_what_its_queries_do_one_at_a_time(
     stage1: Stage1, encode: Encode, histories: list[list[int]], seed: int
 ) -> None:
     inputs, embeddings = encode(names(histories)), some_embeddings(len(histories), seed=seed)
-    batch = stage1.retrieve(inputs, embeddings, num_candidates=30)
+    batch = retrieve(stage1, inputs, embeddings, num_candidates=30)
     for n in range(len(histories)):
         own = slice(n, n + 1)
-        one = stage1.retrieve(inputs.take(own), embeddings[own], num_candidates=30)
+        one = retrieve(stage1, inputs.take(own), embeddings[own], num_candidates=30)
         np.testing.assert_array_equal(one.rows, batch.rows[own])
         np.testing.assert_allclose(one.scores, batch.scores[own], atol=1e-5)
 
@@ -232,7 +257,7 @@ def test_what_was_had_is_left_out_unless_the_spec_or_the_caller_says_otherwise(
     new = [item_id for item_id in best if item_id not in ("i5", "i200")]
 
     def recommended(excluded: NDArray[np.int64] | None) -> list[str]:
-        found = stage1.retrieve(inputs, embedding, num_candidates=NUM_ITEMS, excluded=excluded)
+        found = retrieve(stage1, inputs, embedding, num_candidates=NUM_ITEMS, excluded=excluded)
         return [stage1.catalogue.item_id(row) for row in found.rows[0].tolist() if row]
 
     assert recommended(inputs.seen_rows) == new
@@ -244,7 +269,7 @@ def test_what_was_had_often_and_lately_is_brought_first_where_it_may_be_recommen
     stage1: Stage1, encode: Encode
 ) -> None:
     stage1 = replace(stage1, spec=replace(stage1.spec, repeats=True), fusion=stage1.fusion.alone("repeats", quota=3))
-    found = stage1.retrieve(encode([["i1", "i2", "i2", "i3", "i3", "i3"]]), some_embeddings(1), num_candidates=5)
+    found = retrieve(stage1, encode([["i1", "i2", "i2", "i3", "i3", "i3"]]), some_embeddings(1), num_candidates=5)
     # rows begin at 2; each of n times scores ln(1 + n)
     assert found.rows.tolist() == [[5, 4, 3, 0, 0]]
     np.testing.assert_allclose(found.scores[0, :3, 0], np.log([4, 3, 2]), rtol=1e-6)
@@ -277,11 +302,18 @@ def test_a_history_enters_the_tower_by_its_items_embeddings(stage1: Stage1, enco
             query_text=np.zeros((2, 0), dtype=np.int64),
         )
     )
-    np.testing.assert_array_equal(stage1.embed(inputs, models=models), expected)
+    np.testing.assert_array_equal(stage1.embed_learned(inputs, models=models), expected)
+    np.testing.assert_array_equal(stage1.embed(inputs, models=models), stage1.blended(inputs, expected))
 
 
 def test_large_arrays_are_mapped_and_not_copied(stage1: Stage1) -> None:
-    arrays = [stage1.item_embeddings, stage1.statistics.values, stage1.items.text_tokens, stage1.items.categories]
+    arrays = [
+        stage1.item_embeddings,
+        stage1.linear_embeddings,
+        stage1.statistics.values,
+        stage1.items.text_tokens,
+        stage1.items.categories,
+    ]
     assert all(isinstance(array.base, np.memmap) for array in arrays)
 
 
@@ -300,15 +332,21 @@ def test_tables_that_were_written_are_read_back(stage1: Stage1, tiny_release: Pa
     )
     elsewhere = tmp_path / "index"
     elsewhere.mkdir()
-    stage1.index.write(elsewhere / "refit.faiss")
-    stage1.fusion.write(elsewhere / FUSION_FILE)
+    write_index(
+        elsewhere / "refit.faiss",
+        index=stage1.index,
+        linear_embeddings=stage1.linear_embeddings,
+        blend=stage1.blend,
+        fusion=stage1.fusion,
+    )
 
     read = Stage1.read(tmp_path, index_path=elsewhere / "refit.faiss")
 
     assert read.spec == stage1.spec
     assert read.spec.hash == stage1.spec.hash
     assert (read.vocabularies, read.catalogue) == (stage1.vocabularies, stage1.catalogue)
-    assert read.fusion == stage1.fusion
+    assert (read.fusion, read.blend) == (stage1.fusion, stage1.blend)
+    np.testing.assert_array_equal(read.linear_embeddings, stage1.linear_embeddings)
     np.testing.assert_array_equal(read.recommendable, stage1.recommendable)
     assert read.special_tokens == stage1.special_tokens == (1, 2)
     assert len(read.index) == NUM_ITEMS
@@ -317,3 +355,17 @@ def test_tables_that_were_written_are_read_back(stage1: Stage1, tiny_release: Pa
     np.testing.assert_array_equal(read.item_embeddings, stage1.item_embeddings)
     np.testing.assert_array_equal(read.statistics.values, stage1.statistics.values)
     np.testing.assert_array_equal(read.neighbours["ease"].values, stage1.neighbours["ease"].values)
+
+
+def test_the_index_and_every_score_of_the_towers_are_as_of_the_same_tick(stage1: Stage1, encode: Encode) -> None:
+    towers = replace(stage1, fusion=stage1.fusion.alone("towers", quota=NUM_ITEMS))
+    inputs, embedding = encode([["i5"]]), some_embeddings(1)
+    for tick in (0, 1):
+        as_of = towers.as_of(stage1.statistics.at(tick))
+        query = as_of.blended(inputs, embedding)
+        rows = np.arange(2, NUM_ITEMS + 2)
+        expected = as_of.indexed(rows) @ query[0]
+        found = as_of.index.search(query, k=NUM_ITEMS)
+        np.testing.assert_allclose(found.scores[0], np.sort(expected)[::-1], rtol=1e-4, atol=1e-5)
+        scored = retrieve(as_of, inputs, embedding, num_candidates=20)
+        np.testing.assert_allclose(scored.scores[0, :, 0], expected[scored.rows[0] - 2], rtol=1e-4, atol=1e-5)

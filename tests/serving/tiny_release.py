@@ -22,12 +22,13 @@ from features.text import TextTokenizer
 from features.transforms import item_inputs
 from features.vocab import EVENT, FIRST, ITEM_ID, NumberScale, Vocabularies, Vocabulary
 from serving.release import POPULAR_FILE, TITLES_FILE, seal
-from serving.retrieval import FUSION_FILE, INDEX_FILE, NEIGHBOUR_WEIGHTS, RETRIEVERS, SCORES, write_tables
+from serving.retrieval import INDEX_FILE, NEIGHBOUR_WEIGHTS, RETRIEVERS, SCORES, write_index, write_tables
 from towers.index.build import FlatBuilder
+from towers.retrievers.blend import Blend
 from towers.retrievers.fusion import Fusion
 from towers.retrievers.neighbours import NeighbourTable
 
-NUM_ITEMS, D, E = 300, 8, 4
+NUM_ITEMS, D, E, L = 300, 8, 4, 3
 PARTS = ("event", "value", "gap")  # that the query tower adds to an item's embedding
 TABLE_ROWS = 8  # of every small embedding table; ids in this release stay below
 COLUMNS = FeatureColumns(
@@ -43,6 +44,7 @@ FUSION = Fusion(
     weights=dict(zip(RETRIEVERS, (1.0, 0.5, 0.5, 0.5, 1.0, 1.0), strict=True)),
     quotas=dict(zip(RETRIEVERS, (NUM_ITEMS, 20, 20, 20, 20, 20), strict=True)),
 )
+BLEND = Blend(learned=0.9, bags=(0.4, -0.2, 0.3), popularity=(-0.5, 0.25, 0.5, 1.0))
 TEXT = TextLayout(history_items=2, history_tokens=3, candidate_tokens=5)
 
 
@@ -58,8 +60,16 @@ def build_tiny_release(directory: Path, *, generator: np.random.Generator) -> No
     )
     embeddings = generator.normal(size=(NUM_ITEMS + FIRST, D)).astype(np.float32)
     _write_tables(directory, spec=spec, item_ids=item_ids, embeddings=embeddings, generator=generator)
-    FlatBuilder().build(embeddings[FIRST:], np.arange(FIRST, NUM_ITEMS + FIRST)).write(directory / INDEX_FILE)
-    FUSION.write(directory / FUSION_FILE)
+    linear = generator.normal(size=(NUM_ITEMS + FIRST, L)).astype(np.float32)
+    statistics = np.load(directory / "arrays" / "statistics.npy")
+    blended = BLEND.item_embeddings(embeddings, linear, statistics[-1])
+    write_index(
+        directory / INDEX_FILE,
+        index=FlatBuilder().build(blended[FIRST:], np.arange(FIRST, NUM_ITEMS + FIRST)),
+        linear_embeddings=linear,
+        blend=BLEND,
+        fusion=FUSION,
+    )
     (directory / POPULAR_FILE).write_text(json.dumps(item_ids[:50]))
     (directory / TITLES_FILE).write_text(json.dumps({item_id: f"Film {item_id}" for item_id in item_ids}))
     _Models(directory, generator=generator).write(num_dense=len(spec.names("ranker", "number")))

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from towers.index.build import FlatBuilder, HnswBuilder
+from towers.index.build import FlatBuilder, HnswBuilder, IndexBuilder
 from towers.index.search import NO_RESULT, ItemIndex
 
 ROWS = np.arange(2, 22)
@@ -127,3 +127,25 @@ def test_a_file_of_another_kind_or_none_at_all_is_refused_by_name(tmp_path):
     for name in ("text.faiss", "absent.faiss"):
         with pytest.raises(ValueError, match=rf"{name} is not a readable Faiss index; build it again"):
             ItemIndex.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("builder", [FlatBuilder(), HnswBuilder(links=8, build_beam=64, search_beam=64)])
+def test_another_last_coordinate_is_searched_in_a_copy(builder: IndexBuilder) -> None:
+    generator = np.random.default_rng(4)
+    embeddings = generator.normal(size=(50, 6)).astype(np.float32)
+    rows = np.arange(100, 50, -1)  # not the order of the places
+    index = builder.build(embeddings, rows)
+    queries = generator.normal(size=(4, 6)).astype(np.float32)
+    before = index.search(queries, k=50)
+    values = generator.normal(size=101).astype(np.float32)
+
+    found = index.with_last(values).search(queries, k=5)
+
+    changed = np.column_stack([embeddings[:, :-1], values[rows]])
+    scores = queries @ changed.T
+    order = np.argsort(-scores, axis=1)[:, :5]
+    np.testing.assert_array_equal(found.rows, rows[order])
+    np.testing.assert_allclose(found.scores, np.take_along_axis(scores, order, axis=1), rtol=1e-5)
+    again = index.search(queries, k=50)
+    np.testing.assert_array_equal(again.rows, before.rows)
+    np.testing.assert_array_equal(again.scores, before.scores)

@@ -56,6 +56,22 @@ class ItemIndex:
         """Width of the embeddings."""
         return int(self._index.d)
 
+    def with_last(self, values: NDArray[np.float32]) -> "ItemIndex":
+        """A copy in which the last coordinate of each embedding is another one; this index stays as it is.
+
+        What the structure was built on is the former coordinate. Exact search is exact with either; a graph keeps its
+        links, and so reaches items whose coordinate changed much less surely until it is built again.
+
+        Args:
+            values: [R] by ItemRow.
+        """
+        index: Any = faiss.clone_index(self._index)
+        holder: Any = faiss.downcast_index(index.index)
+        flat: Any = faiss.downcast_index(holder.storage) if hasattr(holder, "storage") else holder
+        stored = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
+        stored[:, -1] = values[faiss.vector_to_array(index.id_map)]
+        return ItemIndex(index)
+
     def search(self, query_embeddings: NDArray[np.float32], *, k: int) -> SearchResult:
         """The k items with the largest inner product for each of N queries [N, D]."""
         if query_embeddings.ndim != 2 or query_embeddings.shape[1] != self.width:

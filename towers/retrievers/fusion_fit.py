@@ -15,8 +15,10 @@ FloatArray = NDArray[np.float64]
 SHRINKAGE = 1e-4
 
 
-def fit_weights(scores: FloatArray, *, relevant: NDArray[np.bool_], owners: NDArray[np.int64]) -> FloatArray:
-    """Weights of at least 0, [K].
+def fit_weights(
+    scores: FloatArray, *, relevant: NDArray[np.bool_], owners: NDArray[np.int64], negative: bool = False
+) -> FloatArray:
+    """Weights [K] of at least 0, or of any sign.
 
     Each chosen candidate is to be told from all candidates of its request that were not chosen: the loss is the mean of
     ln(1 + sum over these of exp(their score - its own)), a request's chosen ones counting as one. Where one item was
@@ -28,30 +30,43 @@ def fit_weights(scores: FloatArray, *, relevant: NDArray[np.bool_], owners: NDAr
         scores: [P, K] of each retriever.
         relevant: [P] what was chosen.
         owners: [P] request of each candidate, ascending; requests without a chosen or without another one say nothing.
+        negative: whether a weight may lie below 0, which a union of few retrievers should not have.
 
     Raises:
         ValueError: no request says anything.
     """
-    num = int(owners.max(initial=-1)) + 1
-    chosen, others = (np.bincount(owners[kept], minlength=num) for kept in (relevant, ~relevant))
-    kept = ((chosen > 0) & (others > 0))[owners]
-    if not kept.any():
-        raise ValueError("no request has both a chosen and another candidate: there is nothing to fit weights on")
-    _, owners = np.unique(owners[kept], return_inverse=True)
-    relevant = relevant[kept]
+    kept, telling = _telling(relevant, owners)
+    scores = scores[kept]
     # Equality is asked of the scores themselves: rounding leaves equal ones a tiny deviation.
-    differ = scores[kept].max(axis=0) > scores[kept].min(axis=0)
-    scale = np.where(differ, scores[kept].std(axis=0), 1.0)
-    lists = _Lists(scores=scores[kept] / scale, relevant=relevant, owners=owners)
+    differ = scores.max(axis=0) > scores.min(axis=0)
+    scale = np.where(differ, scores.std(axis=0), 1.0)
+    lists = _Lists(scores=scores / scale, relevant=relevant[kept], owners=telling)
     found = minimize(
         lists.loss,
         np.zeros(scores.shape[1]),
         jac=True,
         method="L-BFGS-B",
-        bounds=[(0.0, None)] * scores.shape[1],
+        bounds=[(None if negative else 0.0, None)] * scores.shape[1],
         options={"maxiter": 500},
     )
     return np.where(differ, found.x / scale, 0.0)
+
+
+def mean_loss(scores: FloatArray, *, relevant: NDArray[np.bool_], owners: NDArray[np.int64]) -> float:
+    """What `fit_weights` minimises, of scores [P] that are sums already."""
+    kept, telling = _telling(relevant, owners)
+    lists = _Lists(scores=scores[kept, None], relevant=relevant[kept], owners=telling)
+    return lists.loss(np.ones(1))[0] - SHRINKAGE / 2
+
+
+def _telling(relevant: NDArray[np.bool_], owners: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which candidates [P] are of requests with both chosen and other ones, and the request of each of these."""
+    num = int(owners.max(initial=-1)) + 1
+    chosen, others = (np.bincount(owners[kept], minlength=num) for kept in (relevant, ~relevant))
+    kept = ((chosen > 0) & (others > 0))[owners]
+    if not kept.any():
+        raise ValueError("no request has both a chosen and another candidate: there is nothing to fit weights on")
+    return kept, np.unique(owners[kept], return_inverse=True)[1]
 
 
 class _Lists:

@@ -3,8 +3,9 @@
 Owns nothing of the search, which is towers/index/'s, nor of the embeddings. numpy only: it runs while serving.
 """
 
-# Shapes: R rows of the item table, D embedding width, H rows found, P rows that are asked for.
+# Shapes: D embedding width, H rows found, P rows that are asked for.
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ class IndexHits:
     """One query's."""
 
     found_rows: IntArray  # [H] best first; padding is not allowed, and so dropped
-    item_embeddings: FloatArray  # [R, D]
+    embeddings: Callable[[IntArray], FloatArray]  # of rows [P] -> [P, D]
     query_embedding: FloatArray  # [D]
 
     def best(self, *, k: int, allowed: NDArray[np.bool_]) -> IntArray:
@@ -28,7 +29,6 @@ class IndexHits:
 
     def of(self, rows: IntArray) -> NDArray[np.float64]:
         """Inner product of each row [P], whether it was found or not; in fp64, so that no order of adding shows."""
-        products: NDArray[np.float64] = self.item_embeddings[rows].astype(np.float64) @ self.query_embedding.astype(
-            np.float64
-        )
+        embedded = self.embeddings(rows).astype(np.float64)
+        products: NDArray[np.float64] = embedded @ self.query_embedding.astype(np.float64)
         return products

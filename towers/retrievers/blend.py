@@ -1,0 +1,105 @@
+"""One inner product out of three parts: learned embeddings, linear ones, and item popularity as of a refresh tick.
+
+Owns the layout of the embeddings that the index holds, and how much each part counts. The last coordinate is an item's
+bias, what its popularity is worth; it alone changes with a tick, and with it the index (towers/index/search.py).
+
+    item    learned [D]            | linear [E]               | popularity, weighted
+    query   weight * learned [D]   | weighted sum of bags [E] | 1
+
+numpy only: it runs while serving.
+"""
+
+# Shapes: N queries, I items, D and E widths of the learned and the linear embeddings, B bags, P counts, F statistics.
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.statistics import STATISTICS
+from towers.retrievers.bags import NUM_BAGS
+
+FloatArray = NDArray[np.float32]
+
+POPULARITY = tuple(name for name in STATISTICS if name.startswith("count_"))
+_COLUMNS = [STATISTICS.index(name) for name in POPULARITY]
+
+
+@dataclass(frozen=True)
+class Blend:
+    """How much each part of the score counts.
+
+    Attributes:
+        learned: of the learned embeddings.
+        bags: [B] of the linear embeddings, for each sum over a history.
+        popularity: [P] of the logarithm of each of POPULARITY.
+    """
+
+    learned: float = 1.0
+    bags: tuple[float, ...] = (0.0,) * NUM_BAGS
+    popularity: tuple[float, ...] = (0.0,) * len(POPULARITY)
+
+    def __post_init__(self) -> None:
+        """Refuse weights of another layout."""
+        if len(self.bags) != NUM_BAGS or len(self.popularity) != len(POPULARITY):
+            raise ValueError(
+                f"expected {NUM_BAGS} weights of bags and {len(POPULARITY)} of popularity; got {len(self.bags)} and "
+                f"{len(self.popularity)}: train the towers again"
+            )
+        if not np.isfinite(self.weights).all():
+            raise ValueError(f"the weights of a blend must be finite; got {self.weights}")
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """[1 + B + P] all of them, in the order of the fields."""
+        return np.array([self.learned, *self.bags, *self.popularity])
+
+    @classmethod
+    def of_weights(cls, weights: NDArray[np.floating[Any]]) -> Self:
+        """The reverse of `weights`."""
+        learned, *others = (float(weight) for weight in weights)
+        return cls(learned=learned, bags=tuple(others[:NUM_BAGS]), popularity=tuple(others[NUM_BAGS:]))
+
+    def write(self, path: Path) -> None:
+        """Write a json file."""
+        path.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The reverse of `write`.
+
+        Raises:
+            ValueError: it is of another layout.
+        """
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            learned=float(document["learned"]),
+            bags=tuple(map(float, document["bags"])),
+            popularity=tuple(map(float, document["popularity"])),
+        )
+
+    def query_embeddings(self, learned: FloatArray, bags: FloatArray) -> FloatArray:
+        """[N, D] and [N, B, E] -> [N, D + E + 1]."""
+        # A sum row by row and no product of matrices: its last bits would depend on how many ask at once.
+        linear = (np.array(self.bags, dtype=np.float32)[:, None] * bags).sum(axis=1)
+        ones = np.ones((len(learned), 1), dtype=np.float32)
+        return np.concatenate([np.float32(self.learned) * learned, linear, ones], axis=1)
+
+    def item_embeddings(self, learned: FloatArray, linear: FloatArray, statistics: FloatArray) -> FloatArray:
+        """[I, D], [I, E] and the items' statistics as of a tick [I, F] -> [I, D + E + 1]."""
+        return np.concatenate([learned, linear, self.item_bias(statistics)[:, None]], axis=1)
+
+    def item_bias(self, statistics: FloatArray) -> FloatArray:
+        """What the items' popularity is worth, [I, F] -> [I]."""
+        weighted = popularity(statistics).astype(np.float64) * np.array(self.popularity)
+        bias: FloatArray = weighted.sum(axis=1).astype(np.float32)
+        return bias
+
+
+def popularity(statistics: FloatArray) -> FloatArray:
+    """Logarithms of an item's events of each window as of a tick: [..., F] -> [..., P]."""
+    result: FloatArray = np.log1p(statistics[..., _COLUMNS])
+    return result
