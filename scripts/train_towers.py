@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 
 from features.pairs import ranker_feature_names
 from lifecycle.entry import plain_errors
-from lifecycle.steps import Step
+from lifecycle.steps import Step, read_step
+from lifecycle.tracking import RunFacts
 from lifecycle.train_towers import TowersTraining
 from serving.retrieval import SCORES
 
@@ -21,6 +22,8 @@ SOURCES = ("features", "towers", "lifecycle/train_towers.py", "lifecycle/cuts.py
 
 
 def run(cfg: DictConfig) -> None:
+    config = {**plain(cfg, SETTINGS), "features": plain(cfg.features, FEATURES)}
+
     def work(directory: Path) -> None:
         columns = columns_of(cfg)
         names = ranker_feature_names(
@@ -38,12 +41,13 @@ def run(cfg: DictConfig) -> None:
             optimisation=build(cfg.optimisation),
             build_trainer=build(cfg.trainer),
             build_logger=build(cfg.logger) if cfg.logger else None,
+            facts=RunFacts(config, {"dataset_fingerprint": read_step(Path(cfg.data_dir))["fingerprint"]}),
         ).run(directory)
 
     Step(
         name="train_towers",
         directory=Path(cfg.towers_dir),
-        config={**plain(cfg, SETTINGS), "features": plain(cfg.features, FEATURES)},
+        config=config,
         inputs=[Path(cfg.data_dir)],
         sources=SOURCES,
     ).run(work)
