@@ -4,6 +4,7 @@ python scripts/train_towers.py [experiment=NAME] [towers.width=128] [-m seed=1,2
 """
 
 from pathlib import Path
+from typing import Any
 
 import hydra
 from composed import build, columns_of, dataset_of, plain, protocol_of
@@ -21,36 +22,41 @@ FEATURES = ("columns", "text", "encoder")  # where features are served from chan
 SOURCES = ("features", "towers", "lifecycle/train_towers.py", "lifecycle/cuts.py", "serving/retrieval.py")
 
 
+def settings_of(cfg: DictConfig) -> dict[str, Any]:
+    """All that change the result."""
+    return {**plain(cfg, SETTINGS), "features": plain(cfg.features, FEATURES)}
+
+
+def training_of(cfg: DictConfig) -> TowersTraining:
+    """What the config says, with the dataset read last: settings that cannot be are cheaper to find."""
+    columns = columns_of(cfg)
+    names = ranker_feature_names(
+        retrievers=SCORES, item_categories=columns.item_categories, item_numbers=columns.item_numbers
+    )
+    pieces: dict[str, Any] = dict(
+        protocol=protocol_of(cfg),
+        columns=columns,
+        spec=columns.spec(text=build(cfg.features.text), ranker_features=names),
+        text_encoder=build(cfg.features.encoder),
+        build_model=build(cfg.towers),
+        loss=build(cfg.loss),
+        negatives=build(cfg.negatives),
+        optimisation=build(cfg.optimisation),
+        build_trainer=build(cfg.trainer),
+        build_logger=build(cfg.logger) if cfg.logger else None,
+        facts=RunFacts(settings_of(cfg), {"dataset_fingerprint": read_step(Path(cfg.data_dir))["fingerprint"]}),
+    )
+    return TowersTraining(dataset=dataset_of(cfg), **pieces)
+
+
 def run(cfg: DictConfig) -> None:
-    config = {**plain(cfg, SETTINGS), "features": plain(cfg.features, FEATURES)}
-
-    def work(directory: Path) -> None:
-        columns = columns_of(cfg)
-        names = ranker_feature_names(
-            retrievers=SCORES, item_categories=columns.item_categories, item_numbers=columns.item_numbers
-        )
-        TowersTraining(
-            dataset=dataset_of(cfg),
-            protocol=protocol_of(cfg),
-            columns=columns,
-            spec=columns.spec(text=build(cfg.features.text), ranker_features=names),
-            text_encoder=build(cfg.features.encoder),
-            build_model=build(cfg.towers),
-            loss=build(cfg.loss),
-            negatives=build(cfg.negatives),
-            optimisation=build(cfg.optimisation),
-            build_trainer=build(cfg.trainer),
-            build_logger=build(cfg.logger) if cfg.logger else None,
-            facts=RunFacts(config, {"dataset_fingerprint": read_step(Path(cfg.data_dir))["fingerprint"]}),
-        ).run(directory)
-
     Step(
         name="train_towers",
         directory=Path(cfg.towers_dir),
-        config=config,
+        config=settings_of(cfg),
         inputs=[Path(cfg.data_dir)],
         sources=SOURCES,
-    ).run(work)
+    ).run(lambda directory: training_of(cfg).run(directory))
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train_towers")

@@ -1,5 +1,7 @@
 """Every yaml under conf/ composes, and everything in it that names a class can be built."""
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+sys.path.append(str(CONF.parent / "scripts"))
+build = importlib.import_module("composed").build
 ROOTS = sorted(path.stem for path in CONF.glob("*.yaml"))
 # A group's options are composed by the script that has them all.
 GROUP_ROOT = "run_pipeline"
@@ -85,3 +89,21 @@ def test_every_experiment_composes_and_builds(experiment: str) -> None:
 def test_an_experiment_changes_what_it_names() -> None:
     assert composed("train_towers", "experiment=towers_wide").towers.width == 128
     assert composed("train_towers").towers.width == 64
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss=gbce", "+loss.full_up_to=3"], "loss.full_up_to: Gbce takes calibration; leave it out, or choose what"),
+        (["+towers.query_tower.num_head=3"], "towers.query_tower.num_head: CausalQueryTower takes .*num_heads"),
+        (
+            ["negatives=hard", "+negatives.shared.power=1"],
+            "shared.power: Frequency takes num_negatives, exponent; leave",
+        ),
+    ],
+)
+def test_a_setting_that_nothing_takes_is_refused_with_those_that_are_taken(overrides: list[str], message: str) -> None:
+    cfg = composed("train_towers", *overrides)
+    with pytest.raises(ValueError, match=message):
+        for group in ("loss", "towers", "negatives"):
+            build(cfg[group])
