@@ -28,12 +28,12 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
 
 
 def training_of(cfg: DictConfig) -> TowersTraining:
-    """What the config says, with the dataset read last: settings that cannot be are cheaper to find."""
+    """What the config says, with the dataset read last: settings that cannot be are found without it."""
     columns = columns_of(cfg)
     names = ranker_feature_names(
         retrievers=SCORES, item_categories=columns.item_categories, item_numbers=columns.item_numbers
     )
-    pieces: dict[str, Any] = dict(
+    return TowersTraining(
         protocol=protocol_of(cfg),
         columns=columns,
         spec=columns.spec(text=build(cfg.features.text), ranker_features=names),
@@ -45,8 +45,8 @@ def training_of(cfg: DictConfig) -> TowersTraining:
         build_trainer=build(cfg.trainer),
         build_logger=build(cfg.logger) if cfg.logger else None,
         facts=RunFacts(settings_of(cfg), {"dataset_fingerprint": read_step(Path(cfg.data_dir))["fingerprint"]}),
+        dataset=dataset_of(cfg),
     )
-    return TowersTraining(dataset=dataset_of(cfg), **pieces)
 
 
 def run(cfg: DictConfig) -> None:
