@@ -18,6 +18,8 @@ LIBRARY_CHATTER = (
     r".*Checkpoint directory .* exists and is not empty",
     r"Total length of `list` across ranks is zero",
     r".*does not have many workers",
+    r"The number of training batches .* is smaller than the logging interval",
+    r"Experiment logs directory .* exists and is not empty",
 )
 
 logger = logging.getLogger(__name__)

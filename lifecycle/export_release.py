@@ -6,7 +6,6 @@ Owns what a release is made of and the parity gates. Publishing it (registry, st
 import json
 import logging
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from lifecycle.cuts import REFIT
 from lifecycle.export_parity import Scorer, export_parity
 from lifecycle.parity import replay_events
 from lifecycle.parity_paths import Lists
-from lifecycle.steps import SOURCE_ROOT
+from lifecycle.steps import source_commit
 from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, check_num_ranked
 from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
 from ranking.export import load_ranker
@@ -127,7 +126,7 @@ class Export:
             "ranker": self.ranker,
             "data_window_ms": [int(known.min()), int(known.max())],
             "metrics": self.report,
-            "commit": _commit(),
+            "commit": source_commit(),
         }
 
     def _gate(self, pipeline: Pipeline) -> None:
@@ -196,12 +195,3 @@ def materialize_queries(
         return materialize(store_dir, states=states, online=online).num_queries
     finally:
         states.unlink(missing_ok=True)
-
-
-def _commit() -> str:
-    try:
-        command = ["git", "-C", str(SOURCE_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()

@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -188,6 +189,16 @@ def source_hash(source: str) -> bytes:
     for file in files:
         digest.update(str(file.relative_to(SOURCE_ROOT)).encode() + file.read_bytes())
     return digest.digest()
+
+
+def source_commit() -> str:
+    """The commit of the code, with a mark where files differ from it; "unknown" outside a repository."""
+    try:
+        command = ["git", "-C", str(SOURCE_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
 
 
 def _is_source(file: Path) -> bool:

@@ -1,13 +1,14 @@
 """Step train_towers: fit the towers on the fold with early stopping, refit on all but the test events, write both.
 
 Owns the order of these and what a towers directory holds: for each cut the tables of stage 1, both towers as ONNX, the
-neighbour tables of the other retrievers, and which items can be recommended.
+neighbour tables of the other retrievers, which items can be recommended, and what training looked like (curves/);
+report.txt for both.
 """
 
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +17,6 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import Logger
 
 from features.columns import FeatureColumns
 from features.dataset import Dataset
@@ -25,10 +25,12 @@ from features.requests import PastRequests
 from features.spec import DAY_MS, FeatureSpec
 from features.statistics import ItemStatistics
 from features.text import TextTokenizer
-from features.transforms import item_inputs, item_texts
+from features.transforms import ItemInputs, item_inputs, item_texts
 from features.vocab import PADDING, Vocabularies
-from lifecycle.cuts import CUTS, Cut
+from lifecycle.cuts import CUTS, FOLD, Cut
 from lifecycle.interrupts import interruptible
+from lifecycle.tracking import RunFacts, RunLogger
+from lifecycle.training_report import REPORT_DIR, Curves, write_curves, write_report
 from serving.retrieval import write_tables
 from towers.data import TowerData, held_out, training_windows
 from towers.export import export_towers
@@ -36,8 +38,9 @@ from towers.loss_guard import LossGuard
 from towers.losses.loss import Loss
 from towers.model import ItemTable, TowerSizes, TwoTower
 from towers.module import TowersModule
-from towers.negatives.items import QueryRows
+from towers.negatives.items import QueryRows, TrainingItems
 from towers.negatives.sampler import NegativeSource
+from towers.objective import objective_of
 from towers.retrievers.ease import fit_ease
 from towers.retrievers.neighbours import NeighbourTable
 from towers.retrievers.transitions import fit_transitions
@@ -76,7 +79,8 @@ class EpochSeed(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed dropout and negatives; the order of batches is the data module's."""
-        torch.manual_seed(self.seed * 100_003 + trainer.current_epoch)
+        # Ranks have dropout and negatives of their own; so much apart that no rank meets another one's epoch.
+        torch.manual_seed(self.seed * 100_003 + trainer.current_epoch + trainer.global_rank * 1_000_000_007)
 
 
 @dataclass(frozen=True)
@@ -93,31 +97,64 @@ class TowersTraining:
     negatives: NegativeSource
     optimisation: Optimisation
     build_trainer: Callable[..., pl.Trainer]
-    build_logger: Callable[..., Logger] | None
+    build_logger: Callable[..., RunLogger] | None
+    facts: RunFacts = field(default_factory=RunFacts)
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder | None:
         """Of what queries say, if they say anything."""
         return SentenceEncoder.open(self.text_encoder.checkpoint) if self.spec.text.query_tokens else None
 
+    @property
+    def tokenizer_json(self) -> Path:
+        """Of the text encoder."""
+        return checkpoint_directory(self.text_encoder.checkpoint) / "tokenizer.json"
+
+    def check(self) -> None:
+        """Refuse what does not fit before the hours that come before the first step.
+
+        Raises:
+            UnfitPieces: loss, negatives and the items of a cut do not fit.
+        """
+        for cut in CUTS:
+            objective_of(loss=self.loss, negatives=self.negatives, items=self._training_items(cut))
+
+    def tried(self, directory: Path, *, watchers: Sequence[Callback] = ()) -> dict[str, float]:
+        """Train the fold alone; returns its best validation metrics. `directory` keeps the curves.
+
+        Args:
+            directory: empty, or of the same training that was killed.
+            watchers: see every epoch's metrics, and may end training by an exception.
+
+        Raises:
+            UnfitPieces: loss, negatives and items do not fit.
+        """
+        self.check()
+        directory.mkdir(parents=True, exist_ok=True)
+        vocabularies, _, table = self._items(FOLD)
+        _, _, metrics = self._fit(FOLD, directory, table=table, vocabularies=vocabularies, watchers=watchers)
+        for checkpoint in directory.glob("*.ckpt"):
+            checkpoint.unlink()
+        return metrics
+
     def run(self, out_dir: Path) -> None:
-        """Train both cuts into `out_dir`/<cut>; a cut that is complete is kept."""
+        """Train both cuts into `out_dir`/<cut>; a cut that is complete is kept.
+
+        Raises:
+            UnfitPieces: loss, negatives and items do not fit.
+        """
         epochs: int | None = None
         for cut in CUTS:
             summary = out_dir / cut.name / SUMMARY_FILE
             if not summary.is_file():
+                self.check()
                 self._train(cut, out_dir / cut.name, max_epochs=epochs)
             epochs = int(json.loads(summary.read_text())["epochs"])
+        write_report(out_dir, cuts=[cut.name for cut in CUTS], facts=self.facts.tags)
 
     def _train(self, cut: Cut, directory: Path, *, max_epochs: int | None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        vocabularies = self.dataset.fit_vocabularies(cut.splits, columns=self.columns)
-        tokenizer_json = checkpoint_directory(self.text_encoder.checkpoint) / "tokenizer.json"
-        items = item_inputs(
-            self.dataset.items, spec=self.spec, vocabularies=vocabularies, tokenizer=TextTokenizer(tokenizer_json)
-        )
-        texts = item_texts(self.dataset.items, names=self.spec.names("item", "text"))
-        table = ItemTable(items=items, text_embeddings=self.text_encoder.encode(texts))
+        vocabularies, items, table = self._items(cut)
         module, epochs, metrics = self._fit(cut, directory, table=table, vocabularies=vocabularies, epochs=max_epochs)
         with torch.inference_mode():
             embeddings: NDArray[np.float32] = module.model.eval().embed_catalogue().cpu().numpy()
@@ -133,7 +170,7 @@ class TowersTraining:
             recommendable=self.protocol.recommendable(self.dataset, cut.splits),
             statistics=ItemStatistics.at_requests(days, requested_at_ms=last_day, tick_ms=self.spec.tick_ms),
             neighbours=neighbour_tables(self.dataset, self.protocol, cut),
-            tokenizer_json=tokenizer_json,
+            tokenizer_json=self.tokenizer_json,
         )
         export_towers(
             module.model,
@@ -148,24 +185,40 @@ class TowersTraining:
         for checkpoint in directory.glob("*.ckpt"):
             checkpoint.unlink()
 
+    def _items(self, cut: Cut) -> tuple[Vocabularies, ItemInputs, ItemTable]:
+        vocabularies = self.dataset.fit_vocabularies(cut.splits, columns=self.columns)
+        tokenizer = TextTokenizer(self.tokenizer_json)
+        items = item_inputs(self.dataset.items, spec=self.spec, vocabularies=vocabularies, tokenizer=tokenizer)
+        texts = item_texts(self.dataset.items, names=self.spec.names("item", "text"))
+        return vocabularies, items, ItemTable(items=items, text_embeddings=self.text_encoder.encode(texts))
+
     def _fit(
-        self, cut: Cut, directory: Path, *, table: ItemTable, vocabularies: Vocabularies, epochs: int | None
+        self,
+        cut: Cut,
+        directory: Path,
+        *,
+        table: ItemTable,
+        vocabularies: Vocabularies,
+        epochs: int | None = None,
+        watchers: Sequence[Callback] = (),
     ) -> tuple[TowersModule, int, dict[str, float]]:
         """Train; returns the best module, how many epochs it took and its validation metrics."""
         settings = self.optimisation
         pl.seed_everything(settings.seed, workers=True, verbose=False)
         sizes = TowerSizes.of(self.spec, vocabularies, text_width=table.text_embedding.shape[1])
+        known = self._training_items(cut)
         module = TowersModule(
             model=self.build_model(sizes=sizes, item_table=table),
             loss=self.loss,
             negatives=self.negatives,
-            item_counts=item_counts(self.dataset, cut),
-            recommendable=self.protocol.recommendable(self.dataset, cut.splits),
+            item_counts=known.counts,
+            recommendable=known.recommendable,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             spec_hash=self.spec.hash,
-            of_queries=query_rows(self.dataset, cut),
+            of_queries=known.of_queries,
         )
+        logger.info("towers, cut %s: %s", cut.name, module.objective.summary)
         validation = None
         if cut.validation is not None:
             validation = held_out(
@@ -199,21 +252,24 @@ class TowersTraining:
         )
         # Beside the step's directory, which is emptied when a setting changes.
         guard = LossGuard(every_n_steps=GUARDED_STEPS, save_to=directory.parent.parent / f"broken_batch_{cut.name}")
-        callbacks: list[Callback] = [EpochSeed(settings.seed), guard, keep_best]
+        curves = directory / REPORT_DIR
+        callbacks: list[Callback] = [EpochSeed(settings.seed), guard, Curves(curves), keep_best, *watchers]
         if validation is not None:
             callbacks.append(EarlyStopping(monitor=MONITOR, mode="max", patience=settings.patience))
+        last = _readable(directory / "last.ckpt")
+        run = self._run_logger(cut, curves, goes_on=last is not None)
         trainer = self.build_trainer(
             callbacks=callbacks,
-            logger=self.build_logger(save_dir=str(directory)) if self.build_logger else False,
+            logger=run or False,
             reload_dataloaders_every_n_epochs=1,
             default_root_dir=str(directory),
             **({} if epochs is None else {"max_epochs": epochs}),
         )
-        last = _readable(directory / "last.ckpt")
         logger.info("towers, cut %s: training%s", cut.name, " goes on from a checkpoint" if last else "")
         with interruptible(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=str(last) if last else None)
         if validation is None:
+            _finish(run, curves, cut, best_epoch=trainer.current_epoch, num_requests=0)
             return module, trainer.current_epoch, {}
         best = torch.load(keep_best.best_model_path, weights_only=True)
         module.load_state_dict(best["state_dict"])
@@ -221,11 +277,32 @@ class TowersTraining:
             found = trainer.validate(module, datamodule=data, verbose=False)[0]
         metrics = {name: float(value) for name, value in found.items()}
         logger.info("towers, cut %s: best epoch %d, %s", cut.name, best["epoch"] + 1, metrics)
+        _finish(run, curves, cut, best_epoch=int(best["epoch"]) + 1, num_requests=len(validation.relevant))
         return module, int(best["epoch"]) + 1, metrics
+
+    def _run_logger(self, cut: Cut, report: Path, *, goes_on: bool) -> RunLogger | None:
+        if self.build_logger is None:
+            return None
+        run = self.build_logger(directory=report, name=f"towers {cut.name}", goes_on=goes_on)
+        run.begin(RunFacts(self.facts.settings, {**self.facts.tags, "cut": cut.name, "spec_hash": self.spec.hash}))
+        return run
+
+    def _training_items(self, cut: Cut) -> TrainingItems:
+        return TrainingItems(
+            counts=item_counts(self.dataset, cut),
+            recommendable=self.protocol.recommendable(self.dataset, cut.splits),
+            of_queries=query_rows(self.dataset, cut),
+        )
 
     def _validation_requests(self, cut: Cut, split: str) -> PastRequests:
         recommendable = self.protocol.recommendable(self.dataset, cut.splits)
         return self.protocol.looked_for(self.protocol.asked(self.dataset, split), recommendable=recommendable)
+
+
+def _finish(run: RunLogger | None, report: Path, cut: Cut, *, best_epoch: int, num_requests: int) -> None:
+    write_curves(report, name=cut.name, best_epoch=best_epoch, num_requests=num_requests)
+    if run is not None:
+        run.finish(report)
 
 
 def item_counts(dataset: Dataset, cut: Cut) -> NDArray[np.int64]:

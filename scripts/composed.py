@@ -1,12 +1,13 @@
 """What scripts make of a composed config: plain values for a step's fingerprint, and the dataset in memory."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from features.columns import FeatureColumns
 from features.dataset import Dataset
@@ -44,14 +45,39 @@ def build(node: DictConfig) -> Any:
     """Build what a node names.
 
     Raises:
-        ValueError: a constructor refused its arguments; the message is its own, with the place in the config.
+        ValueError: a constructor takes no such argument, or refused those that it got; the message has the place in the
+            config.
     """
+    check_arguments(node)
     try:
         return instantiate(node, _convert_="all")
     except InstantiationException as error:
         if error.__cause__ is None:
             raise ValueError(str(error)) from error
         raise ValueError(f"{node._get_full_key(None)}: {error.__cause__}") from error
+
+
+def check_arguments(node: DictConfig) -> None:
+    """Refuse settings that nothing takes, at any depth: what is built later would say so only then.
+
+    Raises:
+        ValueError: there is one; the message names what is taken.
+    """
+    for value in node.values():
+        for part in value if isinstance(value, ListConfig) else (value,):
+            if isinstance(part, DictConfig):
+                check_arguments(part)
+    if "_target_" not in node:
+        return
+    taken = inspect.signature(get_object(node._target_)).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return
+    for name in node:
+        if not str(name).startswith("_") and name not in taken:
+            raise ValueError(
+                f"{node._get_full_key(name)}: {node._target_.rpartition('.')[2]} takes {', '.join(taken)}; leave it "
+                "out, or choose what has it"
+            )
 
 
 def columns_of(cfg: DictConfig) -> FeatureColumns:

@@ -4,6 +4,7 @@ python scripts/train_towers.py [experiment=NAME] [towers.width=128] [-m seed=1,2
 """
 
 from pathlib import Path
+from typing import Any
 
 import hydra
 from composed import build, columns_of, dataset_of, plain, protocol_of
@@ -11,7 +12,8 @@ from omegaconf import DictConfig
 
 from features.pairs import ranker_feature_names
 from lifecycle.entry import plain_errors
-from lifecycle.steps import Step
+from lifecycle.steps import Step, read_step
+from lifecycle.tracking import RunFacts
 from lifecycle.train_towers import TowersTraining
 from serving.retrieval import SCORES
 
@@ -20,33 +22,41 @@ FEATURES = ("columns", "text", "encoder")  # where features are served from chan
 SOURCES = ("features", "towers", "lifecycle/train_towers.py", "lifecycle/cuts.py", "serving/retrieval.py")
 
 
-def run(cfg: DictConfig) -> None:
-    def work(directory: Path) -> None:
-        columns = columns_of(cfg)
-        names = ranker_feature_names(
-            retrievers=SCORES, item_categories=columns.item_categories, item_numbers=columns.item_numbers
-        )
-        TowersTraining(
-            dataset=dataset_of(cfg),
-            protocol=protocol_of(cfg),
-            columns=columns,
-            spec=columns.spec(text=build(cfg.features.text), ranker_features=names),
-            text_encoder=build(cfg.features.encoder),
-            build_model=build(cfg.towers),
-            loss=build(cfg.loss),
-            negatives=build(cfg.negatives),
-            optimisation=build(cfg.optimisation),
-            build_trainer=build(cfg.trainer),
-            build_logger=build(cfg.logger) if cfg.logger else None,
-        ).run(directory)
+def settings_of(cfg: DictConfig) -> dict[str, Any]:
+    """All that change the result."""
+    return {**plain(cfg, SETTINGS), "features": plain(cfg.features, FEATURES)}
 
+
+def training_of(cfg: DictConfig) -> TowersTraining:
+    """What the config says, with the dataset read last: settings that cannot be are found without it."""
+    columns = columns_of(cfg)
+    names = ranker_feature_names(
+        retrievers=SCORES, item_categories=columns.item_categories, item_numbers=columns.item_numbers
+    )
+    return TowersTraining(
+        protocol=protocol_of(cfg),
+        columns=columns,
+        spec=columns.spec(text=build(cfg.features.text), ranker_features=names),
+        text_encoder=build(cfg.features.encoder),
+        build_model=build(cfg.towers),
+        loss=build(cfg.loss),
+        negatives=build(cfg.negatives),
+        optimisation=build(cfg.optimisation),
+        build_trainer=build(cfg.trainer),
+        build_logger=build(cfg.logger) if cfg.logger else None,
+        facts=RunFacts(settings_of(cfg), {"dataset_fingerprint": read_step(Path(cfg.data_dir))["fingerprint"]}),
+        dataset=dataset_of(cfg),
+    )
+
+
+def run(cfg: DictConfig) -> None:
     Step(
         name="train_towers",
         directory=Path(cfg.towers_dir),
-        config={**plain(cfg, SETTINGS), "features": plain(cfg.features, FEATURES)},
+        config=settings_of(cfg),
         inputs=[Path(cfg.data_dir)],
         sources=SOURCES,
-    ).run(work)
+    ).run(lambda directory: training_of(cfg).run(directory))
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train_towers")

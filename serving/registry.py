@@ -1,7 +1,7 @@
 """Which release is the champion: MLflow's model registry.
 
-Owns versions, aliases and their metrics. A release is a directory that serving/release.py verifies; the registry knows
-where it lies and the hash of its manifest, nothing of what is in it.
+Owns versions, aliases and their metrics, and how MLflow is opened. A release is a directory that serving/release.py
+verifies; the registry knows where it lies and the hash of its manifest, nothing of what is in it.
 """
 
 import hashlib
@@ -86,7 +86,7 @@ def register_release(
             "release to a store and pass its URI as source"
         )
     manifest_sha256 = _manifest_sha256(release_dir)
-    client = _client(uri)
+    client = mlflow_client(uri)
     version = _version_of(client, name=name, manifest_sha256=manifest_sha256)
     is_new = version is None
     if version is None:
@@ -108,10 +108,10 @@ def resolve(*, uri: str, name: str = "twostage", alias: str = "champion") -> Reg
         ServingError: nothing has it; the message names the aliases there are.
         ReleaseDamaged: the release was removed, or its manifest is no longer the registered one.
     """
-    file = _sqlite_file(uri)
+    file = sqlite_file(uri)
     if file is not None and not file.is_file():
         raise ServingError(f"expected a registry at {uri}; {file} is not there; scripts/export_release.py makes it")
-    client = _client(uri)
+    client = mlflow_client(uri)
     from mlflow.exceptions import MlflowException
 
     try:
@@ -135,7 +135,7 @@ def resolve(*, uri: str, name: str = "twostage", alias: str = "champion") -> Reg
     )
 
 
-def _client(uri: str) -> "MlflowClient":
+def mlflow_client(uri: str) -> "MlflowClient":
     """MLflow's client, imported here because it takes seconds and because what follows must precede the import."""
     # MLflow sends events about its use to its makers unless this is set when it is imported.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -145,11 +145,16 @@ def _client(uri: str) -> "MlflowClient":
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-        file = _sqlite_file(uri)
+        file = sqlite_file(uri)
         if file is not None and not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
             logger.info("making MLflow's database %s: its first start runs all migrations, 5 to 25 s", file)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def metric_name(name: str) -> str:
+    """A name that MLflow takes: ndcg@10 becomes ndcg_at_10."""
+    return name.replace("@", "_at_")
 
 
 def _version_of(client: "MlflowClient", *, name: str, manifest_sha256: str) -> int | None:
@@ -172,7 +177,7 @@ def _log_run(
     experiment_id = client.create_experiment(name) if experiment is None else experiment.experiment_id
     run_id = str(client.create_run(experiment_id, run_name=run_name, tags=dict(tags)).info.run_id)
     now_ms = int(time.time() * 1_000)
-    logged = [Metric(key.replace("@", "_at_"), float(value), now_ms, 0) for key, value in metrics.items()]
+    logged = [Metric(metric_name(key), float(value), now_ms, 0) for key, value in metrics.items()]
     for start in range(0, len(logged), MAX_METRICS_PER_BATCH):
         client.log_batch(run_id, metrics=logged[start : start + MAX_METRICS_PER_BATCH])
     client.set_terminated(run_id)
@@ -186,7 +191,8 @@ def _manifest_sha256(release_dir: Path) -> str:
         raise ReleaseDamaged(f"expected a release at {release_dir}; its {MANIFEST}: {error.strerror}") from error
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
+    """The file that a database is; None for a server."""
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 

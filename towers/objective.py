@@ -7,8 +7,6 @@ Shapes: R rows of the item table, U of them embedded for the batch, P positions 
 items that a target competes with, M negatives shared by all positions, H mined for each.
 """
 
-import logging
-
 import torch
 from torch import Tensor, nn
 
@@ -22,19 +20,19 @@ from towers.negatives.items import TrainingItems
 from towers.negatives.sampler import NegativeSource, SharedNegatives
 from towers.training_batch import TrainingBatch
 
-logger = logging.getLogger(__name__)
-
 
 class Objective(nn.Module):
     """What a step minimises.
 
     Attributes:
+        summary: what a target competes with, for whoever reads the log.
         always: [A] ItemRow that every step embeds; it stays on the host.
         max_logits: logits that are made at a time.
     """
 
-    def __init__(self, *, always: Tensor, max_logits: int) -> None:
+    def __init__(self, *, summary: str, always: Tensor, max_logits: int) -> None:
         super().__init__()
+        self.summary = summary
         self.always = always
         self.max_logits = max_logits
 
@@ -60,7 +58,11 @@ class FullObjective(Objective):
     """Every item is a negative of every position."""
 
     def __init__(self, loss: OverAll, items: TrainingItems, *, max_logits: int = MAX_LOGITS) -> None:
-        super().__init__(always=torch.from_numpy(items.compared), max_logits=max_logits)
+        super().__init__(
+            summary=f"a target competes with all {len(items.compared)} items; no negatives are drawn",
+            always=torch.from_numpy(items.compared),
+            max_logits=max_logits,
+        )
         self.loss = loss
 
     def forward(
@@ -84,9 +86,14 @@ class SampledObjective(Objective):
         shared: SharedNegatives,
         hard: HardNegatives | None,
         *,
+        num_items: int,
         max_logits: int = MAX_LOGITS,
     ) -> None:
-        super().__init__(always=torch.empty(0, dtype=torch.long), max_logits=max_logits)
+        super().__init__(
+            summary=f"a target competes with negatives drawn from {num_items} items",
+            always=torch.empty(0, dtype=torch.long),
+            max_logits=max_logits,
+        )
         self.loss = loss
         self.shared = shared
         self.hard = hard
@@ -166,7 +173,6 @@ def objective_of(*, loss: Loss, negatives: NegativeSource, items: TrainingItems)
                 f"negatives are to be mined, and the full softmax has all {num_items} items as negatives: set "
                 "loss=sampled_softmax, or negatives=frequency"
             )
-        logger.info("towers: a target competes with all %d items; no negatives are drawn", num_items)
         return FullObjective(over_all, items)
     if negatives.hard is not None and not loss.takes_hard:
         raise UnfitPieces(
@@ -174,9 +180,9 @@ def objective_of(*, loss: Loss, negatives: NegativeSource, items: TrainingItems)
             "loss=sampled_softmax, or negatives=uniform"
         )
     samplers = negatives.samplers(items)
-    logger.info("towers: a target competes with negatives drawn from %d items", num_items)
     return SampledObjective(
         loss.over_sample(num_items),
         SharedNegatives(samplers),
         None if negatives.hard is None else HardNegatives(negatives.hard, items),
+        num_items=num_items,
     )

@@ -86,10 +86,20 @@ def by_time() -> RequestProtocol:
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A prepared log and an untrained release of it: shop.py beside this file."""
-    source = importlib.util.spec_from_file_location("shop", Path(__file__).with_name("shop.py"))
+    return _module("shop").prepare_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="session")
+def small_training() -> Any:
+    """small_training.py beside this file."""
+    return _module("small_training")
+
+
+def _module(name: str) -> Any:
+    source = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert source is not None
     assert source.loader is not None
     module = importlib.util.module_from_spec(source)
-    sys.modules[source.name] = module  # where its dataclasses look for themselves
+    sys.modules[name] = module  # where its dataclasses look for themselves
     source.loader.exec_module(module)
-    return module.prepare_shop(tmp_path_factory.mktemp("shop"))
+    return module
