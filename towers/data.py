@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import DataLoader, TensorDataset
 
 from features.dataset import Dataset
 from features.requests import PastRequests
@@ -133,6 +133,15 @@ def _text_embeddings(inputs: QueryInputs, sentence_encoder: SentenceEncoder | No
     return sentence_encoder.embed(inputs.text_tokens)
 
 
+class WindowTensors(TensorDataset):
+    """Gives a batch as one selection of each tensor: window by window it cost as much as all else on the host."""
+
+    def __getitems__(self, places: list[int]) -> list[Tensor]:
+        """Of the windows at these places, in their order."""
+        chosen = torch.tensor(places)
+        return [tensor[chosen] for tensor in self.tensors]
+
+
 class TowerData(pl.LightningDataModule):
     """Windows to train on and, if there are any, past requests to validate on.
 
@@ -170,7 +179,7 @@ class TowerData(pl.LightningDataModule):
         that it would have seen.
         """
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
-        tensors = TensorDataset(
+        tensors = WindowTensors(
             *query_tensors(self.windows.inputs, self.windows.text_embeddings),
             torch.from_numpy(self.windows.targets),
             torch.from_numpy(self.windows.queries),
@@ -186,9 +195,8 @@ class TowerData(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _collate(self, windows: list[tuple[Tensor, ...]]) -> Sequence[object]:
-        tensors: list[Tensor] = default_collate(windows)
-        return tensors if self.make_batch is None else self.make_batch(tensors)
+    def _collate(self, windows: Sequence[Tensor]) -> Sequence[object]:
+        return windows if self.make_batch is None else self.make_batch(windows)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]] | list[object]:
         """Batches of (*query_tensors, relevant rows, excluded rows), in order."""
