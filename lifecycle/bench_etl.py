@@ -39,14 +39,14 @@ class Plan:
     def measured(self, log: ReplicatedLog) -> Iterator[dict[str, object]]:
         """One row a run, with the columns of growth.COLUMNS."""
         for run in range(self.runs):
-            for system, (program, *arguments) in self.systems.items():
+            for system, command in self.systems.items():
                 if log.num_events > self.most_events.get(system, float("inf")):
                     continue
                 out_dir = self.out_dir.absolute() / system
                 shutil.rmtree(out_dir, ignore_errors=True)
                 places = {"folder": log.folder.absolute(), "name": log.folder.name, "out_dir": out_dir}
                 found = measure(
-                    [sys.executable if program == PYTHON else program, *(part.format(**places) for part in arguments)],
+                    with_interpreter([part.format(**places) for part in command]),
                     cwd=ROOT,
                     log=out_dir.with_suffix(f".{log.folder.name}.log"),
                     timeout_s=self.timeout_s,
@@ -61,3 +61,9 @@ class Plan:
                     "cpu_s": round(found.cpu_s, 2),
                     "peak_gb": round(found.peak_bytes / 1e9, 3),
                 }
+
+
+def with_interpreter(command: Sequence[str]) -> list[str]:
+    """The command, whose program may be PYTHON."""
+    program, *arguments = command
+    return [sys.executable if program == PYTHON else program, *arguments]

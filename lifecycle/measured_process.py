@@ -44,7 +44,7 @@ def measure(command: Sequence[str], *, cwd: Path, log: Path, timeout_s: float, m
         memory_bytes: it is killed when it holds more.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    started, peak_bytes, ended = time.perf_counter(), 0, ""
+    started, peak, ended = time.perf_counter(), 0, ""
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT)
         try:
@@ -52,10 +52,10 @@ def measure(command: Sequence[str], *, cwd: Path, log: Path, timeout_s: float, m
                 pid, status, usage = os.wait4(process.pid, os.WNOHANG)
                 if pid:
                     break
-                peak_bytes = max(peak_bytes, _peak_bytes(process.pid))
+                peak = max(peak, peak_bytes(process.pid))
                 if not ended and time.perf_counter() - started > timeout_s:
                     ended = OUT_OF_TIME
-                elif not ended and peak_bytes > memory_bytes:
+                elif not ended and peak > memory_bytes:
                     ended = OUT_OF_MEMORY
                 if ended:
                     os.kill(process.pid, signal.SIGKILL)
@@ -69,11 +69,12 @@ def measure(command: Sequence[str], *, cwd: Path, log: Path, timeout_s: float, m
         ended=ended or (WELL if process.returncode == 0 else FAILED),
         wall_s=time.perf_counter() - started,
         cpu_s=usage.ru_utime + usage.ru_stime,
-        peak_bytes=peak_bytes,
+        peak_bytes=peak,
     )
 
 
-def _peak_bytes(pid: int) -> int:
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has held at once so far, resident; 0 if it is gone."""
     # Not ru_maxrss of wait4: a child's begins at what its parent held when it was started.
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
