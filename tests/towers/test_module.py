@@ -268,6 +268,23 @@ def test_the_learning_rate_rises_for_a_twentieth_of_the_steps_and_then_falls(rin
     np.testing.assert_allclose(recorder.rates, expected, rtol=1e-6)
 
 
+def test_gradients_are_clipped_in_mixed_precision_too(ring):
+    # Lightning refuses to clip for an optimiser that unscales gradients itself, as a fused one may.
+    module = ring.module(ring.model(seed=1))
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        precision="bf16-mixed",
+        max_steps=1,
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=ring.data(validation=None, module=module))
+    assert trainer.global_step == 1
+
+
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize(
     ("validation", "variant"),
