@@ -72,7 +72,7 @@ class FullObjective(Objective):
         items = embeddings[: len(self.always)]  # [N, D]
 
         def losses(states: Tensor, targets: Tensor) -> Tensor:
-            return self.loss(states @ items.T, targets)
+            return self.loss(states, items, targets)
 
         return in_chunks(losses, states, batch.target_places, num_logits=len(items), max_logits=self.max_logits)
 

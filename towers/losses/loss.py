@@ -1,6 +1,7 @@
 """What the training loop asks of a loss: what conf/loss/*.yaml names, and the functions that come out of it.
 
-Shapes: P positions with a target, N items that can be recommended or sampled, M negatives of a position.
+Shapes: P positions with a target, N items that can be recommended or sampled, M negatives of a position, D
+embedding width.
 """
 
 from typing import Protocol
@@ -9,10 +10,10 @@ from torch import Tensor
 
 
 class OverAll(Protocol):
-    """A loss that reads the logits of all items."""
+    """A loss that reads the scores of all items, which are products: so it may make them as it needs them."""
 
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """[P, N] logits, [P] place of the target among the N -> [P]."""
+    def __call__(self, states: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+        """[P, D], [N, D], [P] place of the target among the N -> [P]."""
 
 
 class OverSample(Protocol):

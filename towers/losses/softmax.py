@@ -1,6 +1,6 @@
 """Softmax cross entropy of the target: over all items, or estimated from a corrected sample.
 
-Shapes: P positions with a target, N items, M negatives.
+Shapes: P positions with a target, N items, M negatives, D embedding width.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from towers.errors import UnfitPieces
 from towers.losses.loss import OverAll, OverSample
+from towers.losses.product_softmax import product_softmax
 
 
 def full_softmax(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -27,6 +28,24 @@ def full_softmax(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.
         [P] loss of each position.
     """
     return functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
+
+
+def softmax_over_items(states: Tensor, items: Tensor, targets: Tensor, *, label_smoothing: float) -> Tensor:
+    """Cross entropy of the target among the products of its state with all items.
+
+    Args:
+        states: [P, D].
+        items: [N, D].
+        targets: [P] place of the target among them.
+        label_smoothing: share of the target that is spread evenly over all items.
+
+    Returns:
+        [P] loss of each position.
+    """
+    is_plain = states.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not label_smoothing
+    if is_plain and states.dtype == items.dtype == torch.float32:
+        return product_softmax(states, items, targets)
+    return full_softmax(states @ items.T, targets, label_smoothing=label_smoothing)  # [P, D] @ [D, N] -> [P, N]
 
 
 def sampled_softmax(
@@ -79,7 +98,7 @@ class Softmax:
         """Full softmax, if there are few enough items."""
         if self.full_up_to is not None and num_items > self.full_up_to:
             return None
-        return partial(full_softmax, label_smoothing=self.label_smoothing)
+        return partial(softmax_over_items, label_smoothing=self.label_smoothing)
 
     def over_sample(self, num_items: int) -> OverSample:
         """Sampled softmax.

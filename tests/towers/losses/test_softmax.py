@@ -176,10 +176,11 @@ def test_the_number_of_items_decides_between_full_and_sampled(full_up_to, num_it
 
 def test_smoothing_is_handed_to_the_full_softmax_and_refused_where_it_is_sampled():
     loss = Softmax(full_up_to=3, label_smoothing=0.1)
+    states, items = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     logits, targets = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([0])
     over_all = loss.over_all(3)
     assert over_all is not None
-    assert_close(over_all(logits, targets), full_softmax(logits, targets, label_smoothing=0.1))
+    assert_close(over_all(states, items, targets), full_softmax(logits, targets, label_smoothing=0.1))
     with pytest.raises(UnfitPieces, match=r"label_smoothing=0.1 needs the full softmax, and 4 items are more than"):
         loss.over_sample(4)
 
