@@ -144,18 +144,21 @@ def speeds(turns: pd.DataFrame, *, num_targets: int) -> pd.DataFrame:
 
 
 def ratios(turns: pd.DataFrame, *, of: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """One row a pair of system and peer: targets a second of one by those of the other, in the same round.
+    """One row a pair of system and peer and a kind of second: targets in it by those of the other, in the same round.
 
     Args:
         turns: rows of `counted`.
         of: pairs.
     """
-    rates = turns.pivot_table(index="round", columns="system", values="targets_per_s")
     rows = []
-    for system, peer in of:
-        ratio = rates[system] / rates[peer]
-        found = {"median": ratio.median(), "lowest": ratio.min(), "highest": ratio.max(), "rounds": len(ratio)}
-        rows.append({"system": system, "peer": peer, **found})
+    for per in ("wall_s", "cpu_s"):
+        rates = turns.assign(rate=turns["num_targets"] / turns[per]).pivot_table(
+            index="round", columns="system", values="rate"
+        )
+        for system, peer in of:
+            ratio = rates[system] / rates[peer]
+            found = {"median": ratio.median(), "lowest": ratio.min(), "highest": ratio.max(), "rounds": len(ratio)}
+            rows.append({"system": system, "peer": peer, "per": per, **found})
     return pd.DataFrame(rows)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from evaluation.plots import BLUE, VERMILION
 from lifecycle.bench_etl import ROOT, with_interpreter
@@ -92,6 +93,11 @@ def growth_figure(rows: pd.DataFrame, *, finding: str) -> Figure:
                 axes.plot(medians.index, medians, color=colour, label=loss.replace("_", " "))
             axes.set_xscale("log")
             axes.set_yscale("log")
+            sizes = sorted(set(rows.loc[rows["grows"] == name, "value"]))
+            axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8), numticks=20))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
             axes.set_xlabel(AXES[name])
             axes.set_ylabel(label)
             axes.grid(color="0.9")

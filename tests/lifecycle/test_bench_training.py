@@ -93,8 +93,10 @@ def test_speeds_and_ratios_match_hand_computation():
     assert (found["targets_per_s"], found["lowest"], found["highest"], found["epoch_s"]) == (6, 4, 8, 2)
     assert (found["targets_per_cpu_s"], found["step_ms"], found["peak_gb"]) == (12, 1000, 2)
     assert found["waited_share"] == pytest.approx(0.1)
-    ratio = ratios(table, of=[("one", "other")]).iloc[0]
-    assert (ratio["median"], ratio["lowest"], ratio["highest"], ratio["rounds"]) == (3, 2, 4, 3)
+    by_wall, by_cpu = ratios(table, of=[("one", "other")]).to_dict("records")
+    assert (by_wall["per"], by_cpu["per"]) == ("wall_s", "cpu_s")
+    for ratio in (by_wall, by_cpu):
+        assert (ratio["median"], ratio["lowest"], ratio["highest"], ratio["rounds"]) == (3, 2, 4, 3)
 
 
 def world():
