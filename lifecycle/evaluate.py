@@ -7,7 +7,7 @@ metrics and intervals are evaluation/'s.
 import logging
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 
 from evaluation.lists import RankedLists
 from evaluation.metrics import FloatArray
-from evaluation.plots import save_plot, systems_figure, systems_table
-from evaluation.report import Comparison, Report, SliceReport, compare_systems, intervals, query_metrics, write_report
-from evaluation.tables import text_table
+from evaluation.report import Comparison, Report, SliceReport, compare_systems, intervals, query_metrics
+from evaluation.tables import TABLE_METRICS
+from evaluation.variety import variety
 from features.dataset import Dataset
 from features.protocol import RequestProtocol
 from features.requests import PastRequests
 from lifecycle.baselines import Baselines
 from lifecycle.candidates import Requests, StageOne
+from lifecycle.groups import groups_of
 from lifecycle.list_files import write_lists
+from lifecycle.report_files import write_files
 from lifecycle.slices import MIN_REQUESTS, Slice, slices_of
 from lifecycle.systems import LIST_LENGTH, Systems, alone, as_retrieved
 from lifecycle.train_ranker import check_num_ranked
@@ -33,6 +35,7 @@ from serving.retrieval import RETRIEVERS
 logger = logging.getLogger(__name__)
 
 KS = (10, 20, 100, 200)
+VARIETY_KS = (10, 100)
 COMPARED_METRIC = "ndcg@10"
 # Pairs of which one is not measured on a slice are left out.
 COMPARED = (
@@ -85,7 +88,7 @@ class Evaluation:
     lists_dir: Path | None
 
     def run(self, out_dir: Path) -> None:
-        """Write report.json, table.txt and the plots with their CSVs."""
+        """Write report.json, its tables and the plots with their CSVs."""
         check_num_ranked(self.ranker_dir, self.num_ranked)
         recommendable = self.protocol.recommendable(self.dataset, self.refit.cut.splits)
         asked = self.protocol.looked_for(self.protocol.asked(self.dataset, "test"), recommendable=recommendable)
@@ -94,23 +97,25 @@ class Evaluation:
                 f"the test split gives {len(asked)} requests and {MIN_REQUESTS} are needed for an interval: give it "
                 "events by the settings of dataset.split, or look for more by dataset.count_unreachable"
             )
-        slices = slices_of(self.dataset, asked, repeats=self.protocol.repeats)
+        num_had = self.dataset.queries_of_items(self.refit.cut.splits)
+        cold = recommendable & (num_had == 0)
+        slices = slices_of(self.dataset, asked, repeats=self.protocol.repeats, is_cold=cold)
         main = slices[0]
+        groups = groups_of(self.dataset, asked, main=main, num_had=num_had, recommendable=recommendable)
         requests = {
             excluding: self._ask(self.refit, asked, excluding) for excluding in {own.exclude_seen for own in slices}
         }
         systems = self._systems(requests)
         sampled = np.sort(np.random.default_rng(self.seed).permutation(len(asked))[: self.teacher_queries])
         teacher = self._trained().teacher_lists(requests[main.exclude_seen].take(sampled), cache=self.teacher_cache)
-        report = self._report(slices, systems, asked=asked, sampled=sampled, teacher=teacher)
-        write_report(report, path=out_dir / "report.json")
-        table = text_table(report)
-        (out_dir / "table.txt").write_text(table + "\n")
-        for name in (report.slice, *report.slices):
-            frame = systems_table(report, name=name)
-            stem = "systems" if name == report.slice else f"systems_{name.replace(' ', '_')}"
-            save_plot(systems_figure(frame), table=frame, path=out_dir / f"{stem}.png")
+        report = replace(
+            self._report(slices, systems, asked=asked, sampled=sampled, teacher=teacher),
+            groups=self._grouped(groups, systems, graded=_graded(asked)),
+            variety=self._variety(main, systems[main.exclude_seen], num_had=num_had, recommendable=recommendable),
+        )
+        table = write_files(report, directory=out_dir)
         logger.info("evaluation of %d requests\n%s", len(asked), table)
+        logger.info("by popularity of items and length of histories, and what lists show: %s", out_dir / "groups.txt")
         if self.lists_dir is not None:
             write_lists(systems[main.exclude_seen], dataset=self.dataset, asked=asked, directory=self.lists_dir)
 
@@ -155,7 +160,7 @@ class Evaluation:
         sampled: NDArray[np.int64],
         teacher: RankedLists,
     ) -> Report:
-        graded = bool((asked.grades[asked.relevant > 0] != 1.0).any())
+        graded = _graded(asked)
         values = {own.name: _values(systems[own.exclude_seen], own, graded=graded) for own in slices}
         measured = {own.name: self._measured(own, values[own.name]) for own in slices}
         main = slices[0]
@@ -212,6 +217,39 @@ class Evaluation:
             ),
         )
 
+    def _grouped(
+        self,
+        groups: Mapping[str, Sequence[Slice]],
+        systems: Mapping[bool, Mapping[str, RankedLists]],
+        *,
+        graded: bool,
+    ) -> dict[str, dict[str, SliceReport]]:
+        measured: dict[str, dict[str, SliceReport]] = {}
+        for kind, parts in groups.items():
+            measured[kind] = {}
+            for own in parts:
+                values = _values(systems[own.exclude_seen], own, graded=graded)
+                shown = {name: {metric: of[metric] for metric in TABLE_METRICS} for name, of in values.items()}
+                measured[kind][own.name] = replace(self._measured(own, shown), comparisons=())
+        return measured
+
+    def _variety(
+        self,
+        main: Slice,
+        systems: Mapping[str, RankedLists],
+        *,
+        num_had: NDArray[np.int64],
+        recommendable: NDArray[np.bool_],
+    ) -> dict[str, Mapping[str, float]]:
+        log = self.dataset.events
+        num_queries = len(np.unique(log.query_of(log.positives(self.refit.cut.splits))))
+        return {
+            name: variety(
+                lists.rows[main.places], allowed=recommendable, num_had=num_had, num_queries=num_queries, ks=VARIETY_KS
+            )
+            for name, lists in systems.items()
+        }
+
     def _compared(
         self,
         system: str,
@@ -244,6 +282,10 @@ def _compared() -> list[tuple[str, str, str]]:
 def _only(stage_one: StageOne, name: str) -> StageOne:
     """With candidates of one retriever."""
     return stage_one.fused_by(stage_one.stage1.fusion.alone(name, quota=LIST_LENGTH))
+
+
+def _graded(asked: PastRequests) -> bool:
+    return bool((asked.grades[asked.relevant > 0] != 1.0).any())
 
 
 def _values(systems: Mapping[str, RankedLists], part: Slice, *, graded: bool) -> dict[str, dict[str, FloatArray]]:

@@ -18,7 +18,8 @@ from lifecycle.steps import Step, read_step
 SOURCES = (
     *("evaluation", "features", "ranking", "towers/index", "towers/retrievers", "lifecycle/evaluate.py"),
     *("lifecycle/baselines.py", "lifecycle/candidates.py", "lifecycle/chosen_ease.py", "lifecycle/cuts.py"),
-    *("lifecycle/list_files.py", "lifecycle/slices.py", "lifecycle/systems.py"),
+    *("lifecycle/groups.py", "lifecycle/list_files.py", "lifecycle/report_files.py", "lifecycle/slices.py"),
+    "lifecycle/systems.py",
     *("serving/retrieval.py", "serving/models.py", "serving/postprocess.py"),
 )
 
