@@ -60,8 +60,7 @@ def _by_popularity(
     asked: PastRequests, *, num_had: NDArray[np.int64], recommendable: NDArray[np.bool_]
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     deciles = popularity_deciles(num_had, recommendable=recommendable)
-    of_pairs = np.where(asked.relevant == PADDING, -1, deciles[asked.relevant])  # [N, M]
-    yield "not recommendable", of_pairs == 0
+    of_pairs = np.where(asked.relevant == PADDING, 0, deciles[asked.relevant])  # [N, M]
     for decile in range(1, NUM_DECILES + 1):
         of_decile = num_had[deciles == decile]
         if len(of_decile):

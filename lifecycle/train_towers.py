@@ -106,10 +106,11 @@ class TowersTraining:
         for cut in CUTS:
             summary = out_dir / cut.name / SUMMARY_FILE
             if not summary.is_file():
-                self._train(cut, out_dir / cut.name, max_epochs=epochs)
+                self.train(cut, out_dir / cut.name, max_epochs=epochs)
             epochs = int(json.loads(summary.read_text())["epochs"])
 
-    def _train(self, cut: Cut, directory: Path, *, max_epochs: int | None) -> None:
+    def train(self, cut: Cut, directory: Path, *, max_epochs: int | None = None) -> None:
+        """Train one cut, with early stopping where it has a validation split, and write all that stage 1 is."""
         directory.mkdir(parents=True, exist_ok=True)
         vocabularies = self.dataset.fit_vocabularies(cut.splits, columns=self.columns)
         tokenizer_json = checkpoint_directory(self.text_encoder.checkpoint) / "tokenizer.json"

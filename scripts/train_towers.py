@@ -9,6 +9,7 @@ import hydra
 from composed import build, columns_of, dataset_of, plain, protocol_of
 from omegaconf import DictConfig
 
+from features.dataset import Dataset
 from features.pairs import ranker_feature_names
 from lifecycle.entry import plain_errors
 from lifecycle.steps import Step
@@ -20,25 +21,30 @@ FEATURES = ("columns", "text", "encoder")  # where features are served from chan
 SOURCES = ("features", "towers", "lifecycle/train_towers.py", "lifecycle/cuts.py", "serving/retrieval.py")
 
 
+def training_of(cfg: DictConfig, dataset: Dataset) -> TowersTraining:
+    """All that training needs, on a log that may be another than the prepared one."""
+    columns = columns_of(cfg)
+    names = ranker_feature_names(
+        retrievers=SCORES, item_categories=columns.item_categories, item_numbers=columns.item_numbers
+    )
+    return TowersTraining(
+        dataset=dataset,
+        protocol=protocol_of(cfg),
+        columns=columns,
+        spec=columns.spec(text=build(cfg.features.text), ranker_features=names),
+        text_encoder=build(cfg.features.encoder),
+        build_model=build(cfg.towers),
+        loss=build(cfg.loss),
+        negatives=build(cfg.negatives),
+        optimisation=build(cfg.optimisation),
+        build_trainer=build(cfg.trainer),
+        build_logger=build(cfg.logger) if cfg.logger else None,
+    )
+
+
 def run(cfg: DictConfig) -> None:
     def work(directory: Path) -> None:
-        columns = columns_of(cfg)
-        names = ranker_feature_names(
-            retrievers=SCORES, item_categories=columns.item_categories, item_numbers=columns.item_numbers
-        )
-        TowersTraining(
-            dataset=dataset_of(cfg),
-            protocol=protocol_of(cfg),
-            columns=columns,
-            spec=columns.spec(text=build(cfg.features.text), ranker_features=names),
-            text_encoder=build(cfg.features.encoder),
-            build_model=build(cfg.towers),
-            loss=build(cfg.loss),
-            negatives=build(cfg.negatives),
-            optimisation=build(cfg.optimisation),
-            build_trainer=build(cfg.trainer),
-            build_logger=build(cfg.logger) if cfg.logger else None,
-        ).run(directory)
+        training_of(cfg, dataset_of(cfg)).run(directory)
 
     Step(
         name="train_towers",

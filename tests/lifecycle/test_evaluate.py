@@ -183,7 +183,7 @@ def test_groups_cut_the_main_slice_and_lie_beside_the_report(smoke_run: Path, re
         assert report.num_queries - 12 <= num_pairs <= report.num_queries, kind
         name = f"by_{kind.replace(' ', '_')}"
         assert (directory / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        rows = list(csv.DictReader((directory / f"{name}.csv").open()))
+        rows = list(csv.DictReader((directory / f"{name}.csv").read_text().splitlines()))
         assert list(dict.fromkeys(row["group"] for row in rows)) == list(groups)
         whole = sum(part.num_queries * part.systems["towers"]["ndcg@10"].value for part in groups.values())
         assert whole / report.num_queries == pytest.approx(report.systems["towers"]["ndcg@10"].value, abs=0.012)
