@@ -16,7 +16,7 @@ from lifecycle.evaluate import Evaluation
 from lifecycle.steps import Step, read_step
 
 LIFECYCLE = (
-    *("baselines", "candidates", "chosen_ease", "cuts", "evaluate", "groups", "leaks", "list_files", "measure"),
+    *("baselines", "candidates", "chosen", "cuts", "evaluate", "groups", "leaks", "list_files", "measure"),
     *("report_files", "slices", "systems"),
 )
 SOURCES = (
