@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 # From a table of films that hundreds have seen to one of products that few buy, in steps of about 3.
 CHOICES = (100.0, 300.0, 1000.0)
 # Weight of what was not had, and regularisation.
-IALS_CHOICES = ((0.1, 0.003), (0.1, 0.01), (0.3, 0.003), (0.3, 0.01), (1.0, 0.003), (1.0, 0.01))
+IALS_CHOICES = ((0.3, 0.01), (1.0, 0.01), (3.0, 0.003))
 IALS_SEED = 1
 NUM_REQUESTS = 512
 LIST_LENGTH = 10

@@ -66,7 +66,7 @@ def fit_ials(
     num_factors: int = 64,
     weight: float = 0.1,
     regularisation: float = 0.003,
-    num_sweeps: int = 12,
+    num_sweeps: int = 8,
     generator: np.random.Generator,
 ) -> Ials:
     """Minimise the squared error of 1 for pairs that were had and of 0 for all, the latter times `weight`.
