@@ -10,7 +10,7 @@ from evaluation.report import Report, read_report
 from features.dataset import Dataset
 from features.statistics import ItemStatistics
 from lifecycle.cuts import FOLD, REFIT
-from lifecycle.evaluate import KS
+from lifecycle.measure import KS
 from serving.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(600)
