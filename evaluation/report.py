@@ -52,7 +52,8 @@ class SliceReport:
 class Report:
     """The content of report.json; `report_schema.json` says what each key holds.
 
-    `num_queries`, `systems` and `comparisons` are those of `slice`, the main one; `slices` has the others.
+    `num_queries`, `systems` and `comparisons` are those of `slice`, the main one; `slices` has the others, `groups` the
+    main one cut into groups, one way after another, and `variety` what its lists show, whoever wanted it.
     """
 
     dataset: str
@@ -61,6 +62,8 @@ class Report:
     systems: Mapping[str, Mapping[str, Interval]]
     slice: str = "all pairs"
     slices: Mapping[str, SliceReport] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, SliceReport]] = field(default_factory=dict)
+    variety: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     comparisons: Sequence[Comparison] = ()
     latency_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -150,8 +153,12 @@ def read_report(path: Path) -> Report:
     except json.JSONDecodeError as error:
         raise InvalidReport(f"{path} is not JSON ({error}); run the evaluation again") from error
     _validate(content, origin=str(path))
-    slices = {name: SliceReport(**(own | _results(own))) for name, own in content["slices"].items()}
-    return Report(**(content | _results(content) | {"slices": slices}))
+    groups = {kind: _slices(own) for kind, own in content.get("groups", {}).items()}
+    return Report(**(content | _results(content) | {"slices": _slices(content["slices"]), "groups": groups}))
+
+
+def _slices(content: Mapping[str, Any]) -> dict[str, SliceReport]:
+    return {name: SliceReport(**(own | _results(own))) for name, own in content.items()}
 
 
 def _results(content: Mapping[str, Any]) -> dict[str, Any]:

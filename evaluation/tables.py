@@ -30,8 +30,32 @@ def markdown_table(report: Report, *, metrics: Sequence[str] = TABLE_METRICS) ->
     return "\n".join(line for part in parts for line in part)
 
 
+def groups_text(report: Report, *, metric: str = "ndcg@10") -> str:
+    """One metric of every system, a column a group, a table for each way of cutting; then what the lists show."""
+    lines: list[str] = []
+    for kind, groups in report.groups.items():
+        head = ["system", *groups]
+        counts = ["queries", *(str(part.num_queries) for part in groups.values())]
+        body = (
+            [
+                [system, *(f"{part.systems[system][metric].value:.3f}" for part in groups.values())]
+                for system in next(iter(groups.values())).systems
+            ]
+            if groups
+            else []
+        )
+        lines += [f"{metric} by {kind}", *_columns([head, counts, *body]), ""]
+    names = list(next(iter(report.variety.values()), {}))
+    shown = [[system, *(f"{own[name]:.3f}" for name in names)] for system, own in report.variety.items()]
+    lines += ["share of the catalogue in anyone's list, bits an item shown", *_columns([["system", *names], *shown])]
+    return "\n".join(lines)
+
+
 def _aligned(systems: Systems, metrics: Sequence[str]) -> list[str]:
-    rows = _cells(systems, metrics)
+    return _columns(_cells(systems, metrics))
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]

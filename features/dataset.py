@@ -152,6 +152,12 @@ class Dataset:
         rows.flags.writeable = False
         return rows
 
+    def queries_of_items(self, splits: Collection[str]) -> NDArray[np.int64]:
+        """[R] how many queries had each row of the item table in events of the given splits that say yes."""
+        places, num_rows = self.events.positives(splits), len(self.items.catalogue)
+        pairs = np.unique(self.events.query_of(places) * num_rows + self.event_rows()[places])
+        return np.bincount(pairs % num_rows, minlength=num_rows)
+
     def days(self, splits: Collection[str]) -> ItemDays:
         """Daily item counts from events of the given splits alone."""
         table = self.item_days.filter(pc.is_in(self.item_days["split"], value_set=pa.array(list(splits))))

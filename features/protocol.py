@@ -66,10 +66,7 @@ class RequestProtocol:
 
     def recommendable(self, dataset: Dataset, splits: Collection[str]) -> NDArray[np.bool_]:
         """[R] which items enough queries had in the given splits."""
-        num_rows = len(dataset.items.catalogue)
-        places = dataset.events.positives(splits)
-        pairs = np.unique(dataset.events.query_of(places) * num_rows + dataset.event_rows()[places])
-        enough: NDArray[np.bool_] = np.bincount(pairs % num_rows, minlength=num_rows) >= self.min_item_queries
+        enough: NDArray[np.bool_] = dataset.queries_of_items(splits) >= self.min_item_queries
         enough[:FIRST] = False
         return enough
 

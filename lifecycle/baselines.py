@@ -1,7 +1,7 @@
-"""Lists of the systems without a trained tower: popularity, item-kNN, EASE, transitions, repeats, query-kNN.
+"""Lists of the systems without a trained tower: popularity, item-kNN, EASE, iALS, transitions, repeats, query-kNN.
 
 Owns fitting each on what a cut knows and scoring the whole catalogue. Each is used at its best: weights and settings
-were chosen on validation events (docs/benchmarks/2026-11-22-quality.md; EASE's regularisation is chosen anew).
+were chosen on validation events (docs/benchmarks/2026-11-22-quality.md; those of EASE and iALS are chosen anew).
 """
 
 # Shapes: N requests, B of them at once, E events that the cut knows, V rows of the item table.
@@ -23,10 +23,11 @@ from features.requests import PastRequests
 from features.spec import DAY_MS
 from features.transforms import QueryInputs
 from features.vocab import PADDING
-from lifecycle.chosen_ease import chosen_regularisation
+from lifecycle.chosen import IALS_SEED, chosen_ials, chosen_regularisation
 from lifecycle.cuts import Cut
 from towers.retrievers.ease import Ease, fit_ease
 from towers.retrievers.fusion import sum_standardised
+from towers.retrievers.ials import Ials, fit_ials
 from towers.retrievers.item_knn import fit_item_knn
 from towers.retrievers.neighbours import NeighbourTable
 from towers.retrievers.popularity import recent_counts, recent_scores
@@ -67,6 +68,7 @@ class Baselines:
     transitions: NeighbourTable
     published_ease: Ease
     ease: Ease
+    ials: Ials
     query_knn: QueryKnn
 
     @cached_property
@@ -90,6 +92,7 @@ class Baselines:
         places, num_rows = dataset.events.positives(cut.splits), len(recommendable)
         queries, rows = dataset.events.query_of(places), dataset.event_rows()[places]
         rows = np.where(recommendable[rows], rows, PADDING)
+        weight, regularisation = chosen_ials(dataset, protocol)
         return cls(
             dataset=dataset,
             recommendable=recommendable,
@@ -106,6 +109,14 @@ class Baselines:
                 regularisation=chosen_regularisation(dataset, protocol),
             ),
             ease=fit_ease(query_rows=queries, item_rows=rows, num_rows=num_rows),
+            ials=fit_ials(
+                query_rows=queries,
+                item_rows=rows,
+                num_rows=num_rows,
+                weight=weight,
+                regularisation=regularisation,
+                generator=np.random.default_rng(IALS_SEED),
+            ),
             query_knn=fit_query_knn(query_rows=queries, item_rows=rows, num_rows=num_rows),
         )
 
@@ -151,6 +162,7 @@ class Baselines:
         yield "ease", published
         recent_ease = self.ease.score_all(history_rows=newest, weights=ease_weights(newest))
         yield "ease_recency", recent_ease
+        yield "ials", self.ials.score_all(seen_rows=seen)
         transitions = self.transitions.score_all(history_rows=newest, weights=transition_weights(newest))
         yield "transitions", transitions
         yield "transitions_ease", sum_standardised([transitions, recent_ease], allowed=allowed)

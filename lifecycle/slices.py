@@ -1,6 +1,7 @@
 """Which requests and which of their chosen items are measured together.
 
-Owns the slices of a test split: all pairs, new and repeated ones, queries with and without a history. What a system is
+Owns the slices of a test split: all pairs, new and repeated ones, queries with and without a history,
+items that nobody had. What a system is
 and how it is measured is evaluate.py's.
 """
 
@@ -42,13 +43,16 @@ class Slice:
         return int((self.relevant != PADDING).sum())
 
 
-def slices_of(dataset: Dataset, asked: PastRequests, *, repeats: bool) -> list[Slice]:
+def slices_of(
+    dataset: Dataset, asked: PastRequests, *, repeats: bool, is_cold: NDArray[np.bool_] | None = None
+) -> list[Slice]:
     """The slices of test requests, the main one first; those of fewer than MIN_REQUESTS requests are left out.
 
     Args:
         dataset: the log.
         asked: requests with what is looked for.
         repeats: whether items that a query had may be recommended to it; where not, all pairs are new ones.
+        is_cold: [R] items that can be recommended though nobody had them in training; None: not asked.
     """
     everything = np.ones(asked.relevant.shape, dtype=np.bool_)
     is_warm = (asked.stops > dataset.events.offsets[asked.queries])[:, None] & everything
@@ -63,13 +67,18 @@ def slices_of(dataset: Dataset, asked: PastRequests, *, repeats: bool) -> list[S
             ("warm queries", "with earlier events", not repeats, is_warm),
             ("cold queries", "without earlier events", not repeats, ~is_warm),
         ]
+    if is_cold is not None and is_cold.any():
+        note = "that nobody had in training; the others stand in the lists too"
+        kinds.append(("cold items", note, not repeats, is_cold[asked.relevant]))
     slices = [
-        _slice(asked, name=name, note=note, exclude_seen=excluding, kept=kept) for name, note, excluding, kept in kinds
+        slice_of(asked, name=name, note=note, exclude_seen=excluding, kept=kept)
+        for name, note, excluding, kept in kinds
     ]
     return [slices[0], *(own for own in slices[1:] if len(own.places) >= MIN_REQUESTS)]
 
 
-def _slice(asked: PastRequests, *, name: str, note: str, exclude_seen: bool, kept: NDArray[np.bool_]) -> Slice:
+def slice_of(asked: PastRequests, *, name: str, note: str, exclude_seen: bool, kept: NDArray[np.bool_]) -> Slice:
+    """The requests that have any of the pairs that `kept` [N, M] names, with these alone."""
     places = np.flatnonzero((kept & (asked.relevant != PADDING)).any(axis=1))
     own = asked.only(kept)
     return Slice(

@@ -148,11 +148,12 @@ class TowersTraining:
             summary = out_dir / cut.name / SUMMARY_FILE
             if not summary.is_file():
                 self.check()
-                self._train(cut, out_dir / cut.name, max_epochs=epochs)
+                self.train(cut, out_dir / cut.name, max_epochs=epochs)
             epochs = int(json.loads(summary.read_text())["epochs"])
         write_report(out_dir, cuts=[cut.name for cut in CUTS], facts=self.facts.tags)
 
-    def _train(self, cut: Cut, directory: Path, *, max_epochs: int | None) -> None:
+    def train(self, cut: Cut, directory: Path, *, max_epochs: int | None = None) -> None:
+        """Train one cut, with early stopping where it has a validation split, and write all that stage 1 is."""
         directory.mkdir(parents=True, exist_ok=True)
         vocabularies, items, table = self._items(cut)
         module, epochs, metrics = self._fit(cut, directory, table=table, vocabularies=vocabularies, epochs=max_epochs)

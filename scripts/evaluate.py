@@ -15,10 +15,13 @@ from lifecycle.entry import plain_errors
 from lifecycle.evaluate import Evaluation
 from lifecycle.steps import Step, read_step
 
+LIFECYCLE = (
+    *("baselines", "candidates", "chosen", "cuts", "evaluate", "groups", "leaks", "list_files", "measure"),
+    *("report_files", "slices", "systems"),
+)
 SOURCES = (
-    *("evaluation", "features", "ranking", "towers/index", "towers/retrievers", "lifecycle/evaluate.py"),
-    *("lifecycle/baselines.py", "lifecycle/candidates.py", "lifecycle/chosen_ease.py", "lifecycle/cuts.py"),
-    *("lifecycle/list_files.py", "lifecycle/slices.py", "lifecycle/systems.py"),
+    *("evaluation", "features", "ranking", "towers/index", "towers/retrievers"),
+    *(f"lifecycle/{name}.py" for name in LIFECYCLE),
     *("serving/retrieval.py", "serving/models.py", "serving/postprocess.py"),
 )
 
@@ -42,6 +45,7 @@ def run(cfg: DictConfig) -> None:
             num_ranked=cfg.serving.pipeline.num_ranked,
             teacher_queries=cfg.teacher_queries,
             teacher_cache=Path(cfg.teacher_cache),
+            leak_requests=cfg.leak_requests,
             seed=cfg.seed,
             seconds={record["name"]: record["seconds"] for record in records},
             lists_dir=Path(cfg.lists) if cfg.lists else None,
@@ -50,7 +54,7 @@ def run(cfg: DictConfig) -> None:
     Step(
         name="evaluate",
         directory=Path(cfg.evaluation_dir),
-        config={**plain(cfg, ("teacher_queries", "seed")), **plain(cfg.serving, ("pipeline",))},
+        config={**plain(cfg, ("teacher_queries", "leak_requests", "seed")), **plain(cfg.serving, ("pipeline",))},
         inputs=inputs,
         sources=SOURCES,
         outputs=[] if cfg.lists is None else [Path(cfg.lists)],

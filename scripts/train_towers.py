@@ -10,6 +10,7 @@ import hydra
 from composed import build, columns_of, dataset_of, plain, protocol_of
 from omegaconf import DictConfig
 
+from features.dataset import Dataset
 from features.pairs import ranker_feature_names
 from lifecycle.entry import plain_errors
 from lifecycle.steps import Step, read_step
@@ -27,8 +28,8 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
     return {**plain(cfg, SETTINGS), "features": plain(cfg.features, FEATURES)}
 
 
-def training_of(cfg: DictConfig) -> TowersTraining:
-    """What the config says, with the dataset read last: settings that cannot be are found without it."""
+def training_of(cfg: DictConfig, dataset: Dataset | None = None) -> TowersTraining:
+    """What the config says, on the prepared log or another; this is read last, so that wrong settings are found without."""
     columns = columns_of(cfg)
     names = ranker_feature_names(
         retrievers=SCORES, item_categories=columns.item_categories, item_numbers=columns.item_numbers
@@ -45,7 +46,7 @@ def training_of(cfg: DictConfig) -> TowersTraining:
         build_trainer=build(cfg.trainer),
         build_logger=build(cfg.logger) if cfg.logger else None,
         facts=RunFacts(settings_of(cfg), {"dataset_fingerprint": read_step(Path(cfg.data_dir))["fingerprint"]}),
-        dataset=dataset_of(cfg),
+        dataset=dataset_of(cfg) if dataset is None else dataset,
     )
 
 

@@ -109,6 +109,7 @@ def build_two_tower(
     item_table: ItemTable,
     width: int = 64,
     id_dropout: float = 0.1,
+    new_item_scale: float = 1.0,
     query_tower: Callable[..., QueryTower] = CausalQueryTower,
     history: Callable[..., HistoryEncoding] = HistoryEncoding,
 ) -> TwoTower:
@@ -119,6 +120,7 @@ def build_two_tower(
         item_table: the catalogue.
         width: D of both towers.
         id_dropout: of the item tower.
+        new_item_scale: of the item tower.
         query_tower: makes one of what it reads of a history, what it reads of a query, and its width.
         history: makes what the query tower reads of a history.
     """
@@ -145,6 +147,7 @@ def build_two_tower(
             text_width=sizes.text_width,
             width=width,
             id_dropout=id_dropout,
+            new_item_scale=new_item_scale,
         ),
         item_table=item_table,
     )

@@ -145,18 +145,17 @@ print(json.dumps(values))
 """
 
 
-def test_metrics_equal_those_of_ranx():
-    generator = np.random.default_rng(3)
-    ranked = np.stack([generator.permutation(np.arange(1, 200))[:50] for _ in range(60)])
-    relevant = [generator.permutation(np.arange(1, 200))[: generator.integers(1, 30)] for _ in range(60)]
-    measured = {f"{metric.__name__}@{k}": (metric, k) for metric in METRICS for k in (1, 10, 50)}
+def of_ranx(
+    truth: dict[int, dict[str, int]], ranked: NDArray[np.int64], *, names: tuple[str, ...]
+) -> dict[str, list[float]]:
+    """One value a query by name of the metric; truth is the grade of each relevant item by query."""
     case = {
-        "truth": {f"q{query:02d}": {str(item): 1 for item in items} for query, items in enumerate(relevant)},
+        "truth": {f"q{query:02d}": of_items for query, of_items in truth.items()},
         "lists": {
             f"q{query:02d}": {str(item): 1.0 / rank for rank, item in enumerate(items, start=1)}
             for query, items in enumerate(ranked)
         },
-        "names": list(measured),
+        "names": names,
     }
     process = subprocess.run(
         [sys.executable, "-c", RANX],
@@ -166,10 +165,39 @@ def test_metrics_equal_those_of_ranx():
         text=True,
         check=True,
     )
-    theirs = json.loads(process.stdout)
+    values: dict[str, list[float]] = json.loads(process.stdout)
+    return values
+
+
+def test_metrics_equal_those_of_ranx():
+    generator = np.random.default_rng(3)
+    ranked = np.stack([generator.permutation(np.arange(1, 200))[:50] for _ in range(60)])
+    relevant = [generator.permutation(np.arange(1, 200))[: generator.integers(1, 30)] for _ in range(60)]
+    measured = {f"{metric.__name__}@{k}": (metric, k) for metric in METRICS for k in (1, 10, 50)}
+    truth = {query: {str(item): 1 for item in items} for query, items in enumerate(relevant)}
+    theirs = of_ranx(truth, ranked, names=tuple(measured))
     hits, num_relevant = gains(ranked=ranked, relevant=relevant), count_relevant(relevant)
     for name, (metric, k) in measured.items():
         np.testing.assert_allclose(metric(hits, num_relevant=num_relevant, k=k), theirs[name], err_msg=name)
+
+
+def test_ndcg_of_grades_equals_that_of_ranx():
+    generator = np.random.default_rng(4)
+    ranked = np.stack([generator.permutation(np.arange(1, 60))[:20] for _ in range(40)])
+    relevant = np.stack([generator.permutation(np.arange(1, 60))[:15] for _ in range(40)])
+    grades = generator.integers(1, 5, size=relevant.shape)
+    theirs = of_ranx(
+        {
+            query: dict(zip(map(str, items.tolist()), of_items.tolist(), strict=True))
+            for query, (items, of_items) in enumerate(zip(relevant, grades, strict=True))
+        },
+        ranked,
+        names=("ndcg@5", "ndcg@20"),
+    )
+    hits, num_relevant = gains(ranked=ranked, relevant=relevant, grades=grades), count_relevant(relevant)
+    for k in (5, 20):
+        ours = ndcg(hits, num_relevant=num_relevant, k=k, grades=grades)
+        np.testing.assert_allclose(ours, theirs[f"ndcg@{k}"])
 
 
 def test_lists_shorter_than_k_are_refused_instead_of_counting_as_misses():

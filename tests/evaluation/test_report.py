@@ -54,6 +54,21 @@ def test_a_written_report_reads_back_the_same(tmp_path: Path):
     assert [file.name for file in path.parent.iterdir()] == ["report.json"]
 
 
+def test_groups_and_variety_survive_the_file_and_a_report_of_before_has_none(tmp_path: Path):
+    part = SliceReport(num_queries=2, num_pairs=3, note="", systems=small_report().systems)
+    report = replace(
+        small_report(),
+        groups={"history": {"0": part, "1-5": part}},
+        variety={"towers": {"coverage@10": 0.5, "novelty@10": 7.25}},
+    )
+    path = tmp_path / "report.json"
+    write_report(report, path=path)
+    assert read_report(path) == replace(report, comparisons=())
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({name: content[name] for name in content if name not in ("groups", "variety")}))
+    assert read_report(path).groups == {}
+
+
 def test_comparisons_are_paired_and_survive_the_file(tmp_path: Path):
     # ndcg@1 is 1, 0, 0, 0 for one and 1, 1, 1, 1 for the other: the mean difference is 3 / 4
     worse = query_metrics(ranked=RANKED, relevant=RELEVANT, ks=(1,))

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from evaluation.report import Comparison, Report, SliceReport
 from evaluation.significance import Interval
-from evaluation.tables import markdown_table, text_table
+from evaluation.tables import groups_text, markdown_table, text_table
 
 REPORT = Report(
     dataset="tiny",
@@ -65,4 +65,22 @@ def test_every_slice_follows_under_its_name_with_its_own_number_of_queries() -> 
         "| popularity | 0.100 (0.000-0.200) | - |",
         "",
         "towers - popularity, ndcg@1, paired, n = 3: +0.500 (+0.400 to +0.600)",
+    ]
+
+
+def test_groups_stand_in_columns_with_their_numbers_of_queries_and_what_is_shown_below() -> None:
+    shown = {"towers": {"coverage@10": 0.25, "novelty@10": 3.5}}
+    report = replace(REPORT, groups={"length": {"0": WARM, "1-5": replace(WARM, num_queries=20)}}, variety=shown)
+    assert groups_text(report, metric="ndcg@1").splitlines() == [
+        "ndcg@1 by length",
+        "system      0      1-5",
+        "------------------------",
+        "queries     3      20",
+        "towers      0.600  0.600",
+        "popularity  0.100  0.100",
+        "",
+        "share of the catalogue in anyone's list, bits an item shown",
+        "system  coverage@10  novelty@10",
+        "-------------------------------",
+        "towers  0.250        3.500",
     ]

@@ -28,7 +28,7 @@ EVENTS = [
 ]
 ITEM_IDS = ["old", "new", "both", "rare", "late", "only_test", "today", "nobodys"]
 NAMES = [
-    *("popularity", "recent_popularity", "popularity_7d", "item_knn", "ease", "ease_recency", "transitions"),
+    *("popularity", "recent_popularity", "popularity_7d", "item_knn", "ease", "ease_recency", "ials", "transitions"),
     *("transitions_ease", "ease_popularity_7d", "query_knn"),
 ]
 COLUMNS = FeatureColumns(
@@ -135,7 +135,7 @@ def test_lists_are_as_long_as_asked_and_their_scores_fall(
 
 def test_neighbours_of_the_history_come_before_strangers(dataset: Dataset, refit: dict[str, RankedLists]) -> None:
     # q3 had old, both and today: `new` was had with old by q1 and q2, and with both by q1.
-    for name in ("item_knn", "ease", "transitions_ease", "query_knn"):
+    for name in ("item_knn", "ease", "ials", "transitions_ease", "query_knn"):
         assert shown(refit[name], dataset, 2)[0] == "new", name
 
 

@@ -10,13 +10,13 @@ from evaluation.report import Report, read_report
 from features.dataset import Dataset
 from features.statistics import ItemStatistics
 from lifecycle.cuts import FOLD, REFIT
-from lifecycle.evaluate import KS
+from lifecycle.measure import KS
 from serving.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(600)
 
 SYSTEMS = {
-    *("popularity", "recent_popularity", "popularity_7d", "item_knn", "ease", "ease_recency", "transitions"),
+    *("popularity", "recent_popularity", "popularity_7d", "item_knn", "ease", "ease_recency", "ials", "transitions"),
     *("transitions_ease", "ease_popularity_7d", "query_knn"),
     *("towers", "transitions_alone", "ease_alone", "popularity_alone"),
     *("towers_no_refit", "fused_no_refit", "fused", "fused_lightgbm", "fused_student", "fused_student_shuffled_texts"),
@@ -173,3 +173,26 @@ def test_what_is_relevant_is_the_item_of_each_test_event(smoke_run: Path, smoke_
         (events.query_ids[query], events.item_ids[place])
         for query, place in zip(events.query_of(places), places, strict=True)
     ]
+
+
+def test_groups_cut_the_main_slice_and_lie_beside_the_report(smoke_run: Path, report: Report) -> None:
+    directory = smoke_run / "demo" / "evaluation"
+    for kind, groups in report.groups.items():
+        # One chosen item a request here: every request stands in one group, unless its group was too small.
+        num_pairs = sum(part.num_pairs for part in groups.values())
+        assert report.num_queries - 12 <= num_pairs <= report.num_queries, kind
+        name = f"by_{kind.replace(' ', '_')}"
+        assert (directory / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        rows = list(csv.DictReader((directory / f"{name}.csv").read_text().splitlines()))
+        assert list(dict.fromkeys(row["group"] for row in rows)) == list(groups)
+        whole = sum(part.num_queries * part.systems["towers"]["ndcg@10"].value for part in groups.values())
+        assert whole / report.num_queries == pytest.approx(report.systems["towers"]["ndcg@10"].value, abs=0.012)
+    assert len(report.groups) == 2
+    assert "ndcg@10 by length of the history" in (directory / "groups.txt").read_text()
+
+
+def test_popularity_shows_least_of_the_catalogue_and_what_most_know(report: Report) -> None:
+    assert set(report.variety) == SYSTEMS
+    least = report.variety["popularity"]
+    assert 0 < least["coverage@10"] < report.variety["ease"]["coverage@10"] < 1
+    assert least["novelty@10"] < report.variety["ease"]["novelty@10"]

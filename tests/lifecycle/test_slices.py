@@ -99,3 +99,14 @@ def test_where_nothing_is_had_again_all_pairs_are_new(dataset: Dataset, leave_on
     # Each event is a request: c of p, then a and d of r, of which the first is cold, and d of s.
     assert [own.places.tolist() for own in slices] == [[0, 1, 2, 3], [0, 2], [1, 3]]
     assert slices[0].relevant.tolist() == [[4], [2], [5], [5]]
+
+
+def test_items_that_nobody_had_are_a_slice_where_they_can_be_recommended(dataset: Dataset, asked: PastRequests) -> None:
+    # c and d stand in no training event: p chose c, r and s chose d.
+    is_cold = np.array([False, False, False, False, True, True])
+    *others, cold = slices_of(dataset, asked, repeats=True, is_cold=is_cold)
+    assert (cold.name, cold.exclude_seen, cold.num_pairs) == ("cold items", False, 3)
+    assert looked_for(cold, dataset, asked) == {"p": "c", "r": "d", "s": "d"}
+    assert "cold items" not in [own.name for own in others]
+    without = slices_of(dataset, asked, repeats=True, is_cold=np.zeros(6, dtype=np.bool_))
+    assert [own.name for own in without] == [own.name for own in others]

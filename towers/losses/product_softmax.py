@@ -35,7 +35,7 @@ class ProductSoftmax(torch.autograd.Function):
         return losses.squeeze(1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         """[P] -> [P, D], [N, D]: of each position, what the softmax puts on an item less what the target does."""
         states, items, targets, exponentials, sums = ctx.saved_tensors

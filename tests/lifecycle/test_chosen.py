@@ -4,7 +4,7 @@ import numpy as np
 
 from features.dataset import Dataset
 from features.protocol import RequestProtocol
-from lifecycle.chosen_ease import CHOICES, chosen_regularisation
+from lifecycle.chosen import CHOICES, IALS_CHOICES, chosen_ials, chosen_regularisation
 
 
 def clubs(num_queries: int, *, per_club: int) -> list[tuple[str, str, int, str]]:
@@ -27,8 +27,12 @@ def test_the_choice_is_one_of_the_choices_and_does_not_look_at_test_events(
     item_ids = sorted({item_id for _, item_id, _, _ in events})
     chosen = chosen_regularisation(build_dataset(events, item_ids=item_ids), leave_one_out)
     assert chosen in CHOICES
+    ials = chosen_ials(build_dataset(events, item_ids=item_ids), leave_one_out)
+    assert ials in IALS_CHOICES
     without_test = [event for event in events if event[3] != "test"]
-    assert chosen_regularisation(build_dataset(without_test, item_ids=item_ids), leave_one_out) == chosen
+    known = build_dataset(without_test, item_ids=item_ids)
+    assert chosen_regularisation(known, leave_one_out) == chosen
+    assert chosen_ials(known, leave_one_out) == ials
 
 
 def test_without_validation_the_first_choice_stands(
@@ -36,3 +40,4 @@ def test_without_validation_the_first_choice_stands(
 ) -> None:
     dataset = build_dataset([("p", "a", 1, "train"), ("q", "a", 1, "train")], item_ids=["a"])
     assert chosen_regularisation(dataset, leave_one_out) == CHOICES[0]
+    assert chosen_ials(dataset, leave_one_out) == IALS_CHOICES[0]
