@@ -67,7 +67,7 @@ class Evaluation:
         refit: stage 1 that is released; fold: stage 1 without the refit, as published numbers have it.
         num_candidates: retrieved; num_ranked: of these, re-ordered by a ranker.
         teacher_queries: queries that the teacher is measured on, for it takes a second each.
-        lists_dir: where each system's top 100 is written as parquet; None writes none.
+        lists_dir: where each system's top 200 is written as parquet; None writes none.
     """
 
     dataset: Dataset
