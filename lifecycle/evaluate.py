@@ -47,7 +47,7 @@ class Evaluation:
         num_candidates: retrieved; num_ranked: of these, re-ordered by a ranker.
         teacher_queries: queries that the teacher is measured on, for it takes a second each.
         leak_requests: test requests that are asked again of a log that ends before them; 0: none.
-        lists_dir: where each system's top 100 is written as parquet; None writes none.
+        lists_dir: where each system's top 200 is written as parquet; None writes none.
     """
 
     dataset: Dataset

@@ -42,6 +42,9 @@ class FusionFit:
             protocol.asked(dataset, SPLIT), recommendable=protocol.recommendable(dataset, known)
         )
         asked = asked.take(slice(None, None, max(-(-len(asked) // self.max_requests), 1)))
+        if not len(asked):
+            logger.warning("fusion: all retrievers weigh alike, for %s asks for nothing", SPLIT)
+            return even
         requests = stage_one.fused_by(even).ask(
             dataset, asked, days=protocol.item_days(dataset, known), num_candidates=sum(self.quotas.values())
         )

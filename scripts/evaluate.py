@@ -1,6 +1,6 @@
 """Measure every system on the test events, by one evaluator.
 
-python scripts/evaluate.py [lists=DIR]     DIR also gets each system's top 100 as parquet
+python scripts/evaluate.py [lists=DIR]     DIR also gets each system's top 200 as parquet
 """
 
 from pathlib import Path

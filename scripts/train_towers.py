@@ -29,7 +29,7 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
 
 
 def training_of(cfg: DictConfig, dataset: Dataset | None = None) -> TowersTraining:
-    """What the config says, on the prepared log or another; this is read last, so that wrong settings are found without."""
+    """What the config says, on the prepared log or another one, which is read last: wrong settings are found before."""
     columns = columns_of(cfg)
     names = ranker_feature_names(
         retrievers=SCORES, item_categories=columns.item_categories, item_numbers=columns.item_numbers

@@ -29,8 +29,9 @@ def lists(smoke_run: Path, smoke_dataset: Dataset) -> RankerLists:
     demo = smoke_run / "demo"
     stage_one = StageOne.open(FOLD, towers_dir=demo / "towers", index_dir=demo / "index")
     asked = each_event(smoke_dataset, "ranking").take(slice(5))
-    requests = stage_one.ask(smoke_dataset, asked, num_candidates=50)
-    return stage_one.lists(requests, days=smoke_dataset.days(FOLD.splits), num_ranked=50)
+    days = smoke_dataset.days(FOLD.splits)
+    requests = stage_one.ask(smoke_dataset, asked, days=days, num_candidates=50)
+    return stage_one.lists(requests, days=days, num_ranked=50)
 
 
 def test_every_part_is_there_and_none_is_partial(ranker_dir: Path) -> None:

@@ -20,6 +20,15 @@ def test_without_terms_every_row_scores_nothing() -> None:
     assert nothing.best(k=3, allowed=EVERYTHING).tolist() == []
 
 
+@given(rows=st.lists(st.integers(0, 30), max_size=12), seed=st.integers(0, 99))
+def test_few_terms_of_high_rows_add_up_as_those_of_low_rows_do(rows: list[int], seed: int) -> None:
+    terms = np.random.default_rng(seed).normal(size=len(rows))
+    low = SparseScores.summed(np.array(rows, dtype=np.int64), terms)
+    high = SparseScores.summed(np.array(rows, dtype=np.int64) + 1_000_000, terms)
+    np.testing.assert_array_equal(high.rows, low.rows + 1_000_000)
+    np.testing.assert_array_equal(high.scores, low.scores)
+
+
 @given(
     scores=st.dictionaries(st.integers(2, 19), st.sampled_from([-1.0, 0.5, 1.0, 2.0]), max_size=15),
     k=st.integers(0, 20),

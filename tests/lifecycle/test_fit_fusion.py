@@ -1,0 +1,83 @@
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from features.dataset import Dataset
+from features.protocol import RequestProtocol
+from lifecycle.candidates import StageOne
+from lifecycle.cuts import CUTS, FOLD
+from lifecycle.fit_fusion import FusionFit
+from serving.retrieval import RETRIEVERS, Stage1
+from towers.retrievers.fusion import Fusion
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def stage_one(smoke_run: Path) -> StageOne:
+    return StageOne.open(FOLD, towers_dir=smoke_run / "demo" / "towers", index_dir=smoke_run / "demo" / "index")
+
+
+@pytest.fixture(scope="module")
+def fit(stage_one: StageOne) -> FusionFit:
+    """As the run's, on fewer requests."""
+    return FusionFit(quotas=stage_one.stage1.fusion.quotas, max_requests=100)
+
+
+def without(dataset: Dataset, split: str) -> Dataset:
+    """The same log, in which nobody chose anything in a split."""
+    events = dataset.events
+    relevance = np.where(events.splits == split, 0.0, events.relevance)
+    return dataclasses.replace(dataset, events=dataclasses.replace(events, relevance=relevance))
+
+
+def test_both_cuts_and_the_release_have_the_weights_that_the_fold_was_given(
+    smoke_run: Path, stage_one: StageOne
+) -> None:
+    demo = smoke_run / "demo"
+    stages = [Stage1.read(demo / "towers" / cut.name, index_path=demo / "index" / f"{cut.name}.faiss") for cut in CUTS]
+    for stage1 in (*stages, Stage1.read(demo / "release")):
+        assert stage1.fusion == stage_one.stage1.fusion
+    weights = stage_one.stage1.fusion.weights
+    assert tuple(weights) == RETRIEVERS
+    assert all(weight >= 0 for weight in weights.values())
+    assert weights["transitions"] > 0  # which found most of what this set's towers of two epochs do not
+    assert weights["repeats"] == weights["recent_repeats"] == 0.0  # nothing is repeated
+
+
+def test_fitted_weights_put_more_of_what_was_chosen_in_front(
+    stage_one: StageOne, smoke_dataset: Dataset, leave_one_out: RequestProtocol, fit: FusionFit
+) -> None:
+    asked = leave_one_out.asked(smoke_dataset, "ranking").take(slice(0, 2000, 10))  # that the weights did not see
+    days = leave_one_out.item_days(smoke_dataset, FOLD.splits)
+
+    def found(fusion: Fusion) -> float:
+        requests = stage_one.fused_by(fusion).ask(smoke_dataset, asked, days=days, num_candidates=20)
+        return float((asked.grades_of(requests.candidates.rows) > 0).any(axis=1).mean())
+
+    fitted = fit.fit(stage_one, dataset=smoke_dataset, protocol=leave_one_out)
+    assert found(fitted) > found(Fusion.unweighted(fit.quotas))
+    assert found(fitted) > found(fitted.alone("popularity", quota=200))
+
+
+def test_what_the_test_split_chose_has_no_say(
+    stage_one: StageOne, smoke_dataset: Dataset, leave_one_out: RequestProtocol, fit: FusionFit
+) -> None:
+    fitted = fit.fit(stage_one, dataset=smoke_dataset, protocol=leave_one_out)
+    assert fit.fit(stage_one, dataset=without(smoke_dataset, "test"), protocol=leave_one_out) == fitted
+
+
+def test_without_validation_all_weigh_alike_and_the_log_says_so(
+    stage_one: StageOne,
+    smoke_dataset: Dataset,
+    leave_one_out: RequestProtocol,
+    fit: FusionFit,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        fitted = fit.fit(stage_one, dataset=without(smoke_dataset, "validation"), protocol=leave_one_out)
+    assert set(fitted.weights.values()) == {1.0}
+    assert "all retrievers weigh alike" in caplog.text
