@@ -37,6 +37,7 @@ IntArray = NDArray[np.int64]
 REGULARISATIONS = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 HEAD_REGULARISATION = 100.0  # of the linear part that names its first items
 HEAD = 200  # items that each part names for a request
+MAX_REQUESTS = 2000
 MAX_SCORES = 40_000_000  # of all requests and items: some 10 seconds
 
 
@@ -113,7 +114,7 @@ class BlendFit:
         recommendable = protocol.recommendable(dataset, cut.splits)
         asked = protocol.looked_for(protocol.asked(dataset, cut.validation), recommendable=recommendable)
         asked = asked.only(~asked.had)
-        most = max(MAX_SCORES // max(int(recommendable.sum()), 1), 1)
+        most = min(MAX_REQUESTS, max(MAX_SCORES // max(int(recommendable.sum()), 1), 1))
         if len(asked) > most:
             asked = asked.take(np.sort(np.random.default_rng(self.seed).permutation(len(asked))[:most]))
         inputs = stage1.query_inputs(asked.states(dataset, length=stage1.spec.stored_history))
