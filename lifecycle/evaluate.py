@@ -31,7 +31,6 @@ from lifecycle.slices import MIN_REQUESTS, Slice, slices_of
 from lifecycle.systems import LIST_LENGTH, Systems, alone, as_retrieved
 from lifecycle.train_ranker import check_num_ranked
 from serving.retrieval import RETRIEVERS
-from towers.retrievers.blend import Blend
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +144,7 @@ class Evaluation:
                 if found.rows.any():  # where nothing is repeated, repeats have nothing to say
                     systems[excluding][alone(name)] = found
             others = {
-                "towers_learned": _only(self.refit.blended_by(Blend()), "towers"),
+                "towers_learned": _only(self.refit.blended_by(self.refit.stage1.blend.learned_alone), "towers"),
                 "towers_no_refit": _only(self.fold, "towers"),
                 "fused_no_refit": self.fold,
             }

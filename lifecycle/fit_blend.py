@@ -48,11 +48,13 @@ class BlendFit:
     Attributes:
         width: of the linear embeddings; 0: none.
         popularity: whether an item's popularity as of the last tick counts.
+        learned_width: of the learned embeddings only so many first coordinates; None: all.
         seed: draws requests where there are too many.
     """
 
     width: int
     popularity: bool
+    learned_width: int | None
     seed: int
 
     def linear(self, dataset: Dataset, protocol: RequestProtocol, cut: Cut) -> LinearFit:
@@ -79,8 +81,9 @@ class BlendFit:
             dataset: the log.
             protocol: says what was asked and what may be answered.
         """
+        alone = Blend(learned_width=self.learned_width)
         if not self.width and not self.popularity:
-            return Blend(), HEAD_REGULARISATION
+            return alone, HEAD_REGULARISATION
         parts = self._parts(stage_one, linear, dataset=dataset, protocol=protocol)
         owners, rows = parts.heads()
         relevant = parts.chosen(owners, rows)
@@ -93,9 +96,9 @@ class BlendFit:
                 weights = fit_weights(scores, relevant=relevant, owners=owners, negative=True)
             except ValueError as error:
                 logger.warning("blend: the learned embeddings stand alone (%s)", error)
-                return Blend(), HEAD_REGULARISATION
+                return alone, HEAD_REGULARISATION
             loss = mean_loss(scores @ weights, relevant=relevant, owners=owners)
-            fitted.append((loss, regularisation, Blend.of_weights(weights)))
+            fitted.append((loss, regularisation, Blend.of_weights(weights, learned_width=self.learned_width)))
         loss, regularisation, blend = min(fitted, key=lambda own: own[0])
         logger.info(
             "blend of %d requests: learned %.3g, bags %s, popularity %s, lambda %g, loss %.4f",
@@ -121,8 +124,8 @@ class BlendFit:
         return _Parts(
             asked=asked,
             inputs=inputs,
-            learned=stage1.embed_learned(inputs, models=stage_one.models),
-            learned_items=stage1.item_embeddings,
+            learned=stage1.embed_learned(inputs, models=stage_one.models)[:, : self.learned_width],
+            learned_items=stage1.item_embeddings[:, : self.learned_width],
             linear=linear,
             statistics=ItemStatistics.at_requests(
                 protocol.item_days(dataset, cut.splits),

@@ -4,7 +4,7 @@ Owns how rows of the item table become embeddings on both sides. The towers shar
 seen and what it may be shown are embedded alike.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from features.spec import FeatureSpec
 from features.transforms import ItemInputs
 from features.vocab import EVENT, HISTORY_VALUE, NumberScale, Vocabularies
+from towers.errors import UnfitPieces
 from towers.item_tower import ItemTower
 from towers.query_towers.causal import CausalQueryTower
 from towers.query_towers.context import QueryContext
@@ -85,10 +86,25 @@ class ItemTable(nn.Module):
 
 
 class TwoTower(nn.Module):
-    """Query and item embeddings whose inner product is the retrieval score."""
+    """Query and item embeddings whose inner product is the retrieval score.
 
-    def __init__(self, *, query_tower: QueryTower, item_tower: ItemTower, item_table: ItemTable) -> None:
+    Args:
+        query_tower: embeds queries.
+        item_tower: embeds items.
+        item_table: of the catalogue.
+        prefix_widths: numbers of first coordinates that are trained to do as embeddings by themselves.
+    """
+
+    def __init__(
+        self,
+        *,
+        query_tower: QueryTower,
+        item_tower: ItemTower,
+        item_table: ItemTable,
+        prefix_widths: Sequence[int] = (),
+    ) -> None:
         super().__init__()
+        self.prefix_widths = tuple(prefix_widths)
         self.query_tower = query_tower
         self.item_tower = item_tower
         self.item_table = item_table
@@ -108,6 +124,7 @@ def build_two_tower(
     sizes: TowerSizes,
     item_table: ItemTable,
     width: int = 64,
+    prefix_widths: Sequence[int] = (),
     id_dropout: float = 0.1,
     new_item_scale: float = 1.0,
     query_tower: Callable[..., QueryTower] = CausalQueryTower,
@@ -119,11 +136,16 @@ def build_two_tower(
         sizes: of the data.
         item_table: the catalogue.
         width: D of both towers.
+        prefix_widths: below D, so many first coordinates are trained to do as embeddings by themselves (Matryoshka).
         id_dropout: of the item tower.
         new_item_scale: of the item tower.
         query_tower: makes one of what it reads of a history, what it reads of a query, and its width.
         history: makes what the query tower reads of a history.
     """
+    if not all(0 < own < width for own in prefix_widths):
+        raise UnfitPieces(
+            f"towers.prefix_widths must lie between 1 and {width - 1}, below towers.width; got {list(prefix_widths)}"
+        )
     model = TwoTower(
         query_tower=query_tower(
             history=history(
@@ -150,6 +172,7 @@ def build_two_tower(
             new_item_scale=new_item_scale,
         ),
         item_table=item_table,
+        prefix_widths=prefix_widths,
     )
     query_text, item_text = model.query_tower.context.text, model.item_tower.text
     if query_text is not None and item_text is not None and query_text.weight.shape == item_text.weight.shape:

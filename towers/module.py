@@ -60,7 +60,7 @@ class TowersModule(pl.LightningModule):
         super().__init__()
         self.model = model
         items = TrainingItems(counts=item_counts, recommendable=recommendable, of_queries=of_queries)
-        self.objective = objective_of(loss=loss, negatives=negatives, items=items)
+        self.objective = objective_of(loss=loss, negatives=negatives, items=items, prefix_widths=model.prefix_widths)
         self.make_batch = BatchMaker(
             num_rows=len(item_counts),
             always=self.objective.always,

@@ -7,6 +7,8 @@ Shapes: R rows of the item table, U of them embedded for the batch, P positions 
 items that a target competes with, M negatives shared by all positions, H mined for each.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -27,11 +29,13 @@ class Objective(nn.Module):
     Attributes:
         summary: what a target competes with, for whoever reads the log.
         always: [A] ItemRow that every step embeds; it stays on the host.
+        prefix_widths: numbers of first coordinates that are to do as embeddings by themselves.
         max_logits: logits that are made at a time.
     """
 
-    def __init__(self, *, summary: str, always: Tensor, max_logits: int) -> None:
+    def __init__(self, *, summary: str, always: Tensor, prefix_widths: Sequence[int], max_logits: int) -> None:
         super().__init__()
+        self.prefix_widths = tuple(prefix_widths)
         self.summary = summary
         self.always = always
         self.max_logits = max_logits
@@ -53,14 +57,31 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def over_widths(self, losses: Callable[[int], Tensor], *, width: int) -> Tensor:
+        """Mean [P] of the losses at all widths, the whole one among them.
+
+        Source: Kusupati et al., NeurIPS 2022, "Matryoshka representation learning".
+        """
+        if not self.prefix_widths:
+            return losses(width)
+        return torch.stack([losses(own) for own in (*self.prefix_widths, width)]).mean(dim=0)
+
 
 class FullObjective(Objective):
     """Every item is a negative of every position."""
 
-    def __init__(self, loss: OverAll, items: TrainingItems, *, max_logits: int = MAX_LOGITS) -> None:
+    def __init__(
+        self,
+        loss: OverAll,
+        items: TrainingItems,
+        *,
+        prefix_widths: Sequence[int] = (),
+        max_logits: int = MAX_LOGITS,
+    ) -> None:
         super().__init__(
             summary=f"a target competes with all {len(items.compared)} items; no negatives are drawn",
             always=torch.from_numpy(items.compared),
+            prefix_widths=prefix_widths,
             max_logits=max_logits,
         )
         self.loss = loss
@@ -72,7 +93,10 @@ class FullObjective(Objective):
         items = embeddings[: len(self.always)]  # [N, D]
 
         def losses(states: Tensor, targets: Tensor) -> Tensor:
-            return self.loss(states, items, targets)
+            def of_first(width: int) -> Tensor:
+                return self.loss(states[:, :width], items[:, :width], targets)
+
+            return self.over_widths(of_first, width=items.shape[1])
 
         return in_chunks(losses, states, batch.target_places, num_logits=len(items), max_logits=self.max_logits)
 
@@ -87,11 +111,13 @@ class SampledObjective(Objective):
         hard: HardNegatives | None,
         *,
         num_items: int,
+        prefix_widths: Sequence[int] = (),
         max_logits: int = MAX_LOGITS,
     ) -> None:
         super().__init__(
             summary=f"a target competes with negatives drawn from {num_items} items",
             always=torch.empty(0, dtype=torch.long),
+            prefix_widths=prefix_widths,
             max_logits=max_logits,
         )
         self.loss = loss
@@ -111,16 +137,21 @@ class SampledObjective(Objective):
             log_expected_count = torch.cat([log_expected_count, log_expected_count.new_zeros(mined[0].shape[1])])
 
         def losses(states: Tensor, targets: Tensor, target_rows: Tensor, *mined: Tensor) -> Tensor:
-            logits = states @ items.T  # [P, D] @ [D, M] -> [P, M]
             left_out = _left_out(negatives.rows, target_rows)
             if mined:
-                mined_rows, mined_items = mined
-                of_mined = (mined_items @ states.unsqueeze(2)).squeeze(2)  # [P, H, D] @ [P, D, 1] -> [P, H]
-                logits = torch.cat([logits, of_mined], dim=1)
-                left_out = torch.cat([left_out, _left_out(mined_rows, target_rows)], dim=1)
-            return self.loss(
-                (states * targets).sum(dim=1), logits, log_expected_count=log_expected_count, left_out=left_out
-            )
+                left_out = torch.cat([left_out, _left_out(mined[0], target_rows)], dim=1)
+
+            def of_first(width: int) -> Tensor:
+                own = states[:, :width]
+                logits = own @ items[:, :width].T  # [P, D] @ [D, M] -> [P, M]
+                if mined:
+                    # [P, H, D] @ [P, D, 1] -> [P, H]
+                    of_mined = (mined[1][..., :width] @ own.unsqueeze(2)).squeeze(2)
+                    logits = torch.cat([logits, of_mined], dim=1)
+                positive = (own * targets[:, :width]).sum(dim=1)
+                return self.loss(positive, logits, log_expected_count=log_expected_count, left_out=left_out)
+
+            return self.over_widths(of_first, width=items.shape[1])
 
         return in_chunks(
             losses,
@@ -159,8 +190,16 @@ def _left_out(rows: Tensor, target_rows: Tensor) -> Tensor:
     return (rows == target_rows.unsqueeze(1)) | (rows < FIRST)
 
 
-def objective_of(*, loss: Loss, negatives: NegativeSource, items: TrainingItems) -> Objective:
+def objective_of(
+    *, loss: Loss, negatives: NegativeSource, items: TrainingItems, prefix_widths: Sequence[int] = ()
+) -> Objective:
     """What these settings minimise over these items.
+
+    Args:
+        loss: of a target.
+        negatives: where it draws them from, if it does.
+        items: that targets compete with.
+        prefix_widths: numbers of first coordinates that are to do as embeddings by themselves.
 
     Raises:
         UnfitPieces: they do not fit one another or the items.
@@ -173,7 +212,7 @@ def objective_of(*, loss: Loss, negatives: NegativeSource, items: TrainingItems)
                 f"negatives are to be mined, and the full softmax has all {num_items} items as negatives: set "
                 "loss=sampled_softmax, or negatives=frequency"
             )
-        return FullObjective(over_all, items)
+        return FullObjective(over_all, items, prefix_widths=prefix_widths)
     if negatives.hard is not None and not loss.takes_hard:
         raise UnfitPieces(
             f"{type(loss).__name__} corrects for how negatives are drawn, and mined ones are not drawn: set "
@@ -185,4 +224,5 @@ def objective_of(*, loss: Loss, negatives: NegativeSource, items: TrainingItems)
         SharedNegatives(samplers),
         None if negatives.hard is None else HardNegatives(negatives.hard, items),
         num_items=num_items,
+        prefix_widths=prefix_widths,
     )

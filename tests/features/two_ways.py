@@ -151,6 +151,7 @@ def fast_arrays(
         inputs,
         candidates,
         np.zeros((*candidates.shape, 0), dtype=np.float32),
+        np.zeros((*candidates.shape, 0), dtype=np.int64),
         spec=world.spec,
         items=world.items,
         statistics=statistics or world.statistics(queries),

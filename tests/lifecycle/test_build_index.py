@@ -98,7 +98,7 @@ def test_parts_that_are_not_wanted_weigh_nothing(
     stage_one = StageOne.open(FOLD, towers_dir=demo / "towers", index_dir=demo / "index")
 
     def fitted(width: int, popularity: bool) -> Blend:
-        fit = BlendFit(width=width, popularity=popularity, seed=1)
+        fit = BlendFit(width=width, popularity=popularity, learned_width=None, seed=1)
         linear = fit.linear(smoke_dataset, leave_one_out, FOLD)
         return fit.fit(stage_one, linear, dataset=smoke_dataset, protocol=leave_one_out)[0]
 
@@ -114,7 +114,7 @@ def test_a_cut_without_validation_has_nothing_to_fit_on(
     demo: Path, smoke_dataset: Dataset, leave_one_out: RequestProtocol
 ) -> None:
     stage_one = StageOne.open(REFIT, towers_dir=demo / "towers", index_dir=demo / "index")
-    fit = BlendFit(width=4, popularity=True, seed=1)
+    fit = BlendFit(width=4, popularity=True, learned_width=None, seed=1)
     linear = fit.linear(smoke_dataset, leave_one_out, REFIT)
     with pytest.raises(ValueError, match="fitted on validation requests, and cut refit has none"):
         fit.fit(stage_one, linear, dataset=smoke_dataset, protocol=leave_one_out)

@@ -53,3 +53,15 @@ def test_a_blend_comes_back_from_its_file_and_refuses_another_layout(tmp_path):
         Blend(bags=(1.0, 2.0))
     with pytest.raises(ValueError, match="must be finite"):
         Blend(learned=float("nan"))
+
+
+def test_of_learned_embeddings_the_first_coordinates_may_do(tmp_path):
+    generator = np.random.default_rng(1)
+    learned_q, learned_i = generator.normal(size=(3, 4)), generator.normal(size=(7, 4))
+    bags, linear, statistics = np.zeros((3, NUM_BAGS, 0)), np.zeros((7, 0)), np.zeros((7, len(STATISTICS)))
+    blend = Blend(learned=2.0, learned_width=3)
+    scores = blend.query_embeddings(learned_q, bags) @ blend.item_embeddings(learned_i, linear, statistics).T
+    np.testing.assert_allclose(scores, 2.0 * learned_q[:, :3] @ learned_i[:, :3].T, rtol=1e-5)
+    blend.write(tmp_path / "blend.json")
+    assert Blend.read(tmp_path / "blend.json") == blend
+    assert Blend(learned=2.0, popularity=(1.0,) * 4, learned_width=3).learned_alone == Blend(learned_width=3)

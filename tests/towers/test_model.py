@@ -11,6 +11,7 @@ from features.spec import TextLayout
 from features.tower_inputs import QueryTowerInputs
 from features.transforms import ItemInputs
 from features.vocab import FIRST, PADDING, NumberScale, Vocabularies, Vocabulary
+from towers.errors import UnfitPieces
 from towers.model import ItemTable, TowerSizes, TwoTower, build_two_tower
 from towers.query_towers.causal import CausalQueryTower
 
@@ -153,6 +154,12 @@ def test_a_width_that_heads_cannot_share_is_refused_with_both_numbers():
         build_two_tower(
             sizes=SIZES, item_table=item_table(), width=10, query_tower=partial(CausalQueryTower, num_heads=4)
         )
+
+
+def test_prefixes_that_are_no_prefixes_are_refused():
+    with pytest.raises(UnfitPieces, match=r"prefix_widths must lie between 1 and 7, below towers.width; got \[4, 8\]"):
+        build_two_tower(sizes=SIZES, item_table=item_table(), width=8, prefix_widths=[4, 8])
+    assert build_two_tower(sizes=SIZES, item_table=item_table(), width=8, prefix_widths=[2, 4]).prefix_widths == (2, 4)
 
 
 def test_texts_that_are_alike_begin_alike_on_both_sides():

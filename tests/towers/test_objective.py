@@ -137,6 +137,56 @@ def test_in_chunks_of_positions_nothing_changes(loss, negatives):
     assert_close(of_parts, of_whole, atol=1e-5, rtol=1e-5)
 
 
+class Prefix(Table):
+    """The same embeddings cut to their first coordinates."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def embed_items(self, rows: Tensor) -> Tensor:
+        return super().embed_items(rows)[:, : self.width]
+
+
+@pytest.mark.parametrize(
+    ("loss", "negatives"),
+    [
+        (Softmax(full_up_to=None), EVEN),
+        (SAMPLED, EVEN),
+        (Gbce(calibration=0.75), EVEN),
+    ],
+)
+def test_prefixes_are_trained_as_embeddings_of_their_own(loss, negatives):
+    states = torch.randn(P, 4, generator=torch.Generator().manual_seed(1))
+
+    def losses(width: int, prefix_widths: tuple[int, ...]) -> Tensor:
+        objective = objective_of(loss=loss, negatives=negatives, items=ITEMS, prefix_widths=prefix_widths)
+        table: Any = Prefix(width)
+        batch = BatchMaker(num_rows=8, always=objective.always, of_queries=ITEMS.of_queries)(
+            [HISTORY, TARGETS, torch.tensor([0, 1])]
+        )
+        torch.manual_seed(2)
+        embeddings = table.embed_items(batch.rows)
+        return objective(table, batch, states=states[:, :width], embeddings=embeddings, step=0)
+
+    assert_close(losses(4, (2,)), (losses(2, ()) + losses(4, ())) / 2)
+
+
+def test_mined_negatives_are_compared_at_every_width_too():
+    settings = Hard(shared=Uniform(num_negatives=N, replacement=False), num_hard=2, skipped=0, every_n_steps=1)
+    whole, _, logits, batch = losses_of(objective_of(loss=SAMPLED, negatives=settings, items=ITEMS, prefix_widths=[2]))
+    alone, _, _, _ = losses_of(objective_of(loss=SAMPLED, negatives=settings, items=ITEMS))
+    states, table = torch.randn(P, 4, generator=torch.Generator().manual_seed(1)), Table().item_table.detach()
+    first = states[:, :2] @ table[:, :2].T  # [P, 8]
+    for position, target in enumerate(batch.target_rows.tolist()):
+        own = set(ITEMS.of_queries.of(torch.tensor([position // 3]))[0].tolist()) if ITEMS.of_queries else set()
+        mined = sorted((row for row in range(2, 7) if row not in own), key=lambda row: -logits[position, row])[:2]
+        competing = [*(row for row in range(2, 7) if row != target), *mined]
+        odds = sum(math.exp(first[position, row]) for row in competing)
+        of_first = math.log(math.exp(first[position, target]) + odds) - first[position, target]
+        assert whole[position].item() == pytest.approx((alone[position].item() + of_first.item()) / 2, rel=1e-5)
+
+
 def test_an_objective_says_which_items_a_target_competes_with():
     full = objective_of(loss=Softmax(full_up_to=20_000), negatives=EVEN, items=ITEMS)
     assert full.summary == "a target competes with all 5 items; no negatives are drawn"

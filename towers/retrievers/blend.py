@@ -36,11 +36,13 @@ class Blend:
         learned: of the learned embeddings.
         bags: [B] of the linear embeddings, for each sum over a history.
         popularity: [P] of the logarithm of each of POPULARITY.
+        learned_width: of the learned embeddings only so many first coordinates; None: all.
     """
 
     learned: float = 1.0
     bags: tuple[float, ...] = (0.0,) * NUM_BAGS
     popularity: tuple[float, ...] = (0.0,) * len(POPULARITY)
+    learned_width: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse weights of another layout."""
@@ -58,10 +60,15 @@ class Blend:
         return np.array([self.learned, *self.bags, *self.popularity])
 
     @classmethod
-    def of_weights(cls, weights: NDArray[np.floating[Any]]) -> Self:
+    def of_weights(cls, weights: NDArray[np.floating[Any]], *, learned_width: int | None = None) -> Self:
         """The reverse of `weights`."""
         learned, *others = (float(weight) for weight in weights)
-        return cls(learned=learned, bags=tuple(others[:NUM_BAGS]), popularity=tuple(others[NUM_BAGS:]))
+        return cls(
+            learned=learned,
+            bags=tuple(others[:NUM_BAGS]),
+            popularity=tuple(others[NUM_BAGS:]),
+            learned_width=learned_width,
+        )
 
     def write(self, path: Path) -> None:
         """Write a json file."""
@@ -79,18 +86,24 @@ class Blend:
             learned=float(document["learned"]),
             bags=tuple(map(float, document["bags"])),
             popularity=tuple(map(float, document["popularity"])),
+            learned_width=document["learned_width"],
         )
+
+    @property
+    def learned_alone(self) -> Self:
+        """The same layout with the other parts at nothing."""
+        return type(self)(learned_width=self.learned_width)
 
     def query_embeddings(self, learned: FloatArray, bags: FloatArray) -> FloatArray:
         """[N, D] and [N, B, E] -> [N, D + E + 1]."""
         # A sum row by row and no product of matrices: its last bits would depend on how many ask at once.
         linear = (np.array(self.bags, dtype=np.float32)[:, None] * bags).sum(axis=1)
         ones = np.ones((len(learned), 1), dtype=np.float32)
-        return np.concatenate([np.float32(self.learned) * learned, linear, ones], axis=1)
+        return np.concatenate([np.float32(self.learned) * learned[:, : self.learned_width], linear, ones], axis=1)
 
     def item_embeddings(self, learned: FloatArray, linear: FloatArray, statistics: FloatArray) -> FloatArray:
         """[I, D], [I, E] and the items' statistics as of a tick [I, F] -> [I, D + E + 1]."""
-        return np.concatenate([learned, linear, self.item_bias(statistics)[:, None]], axis=1)
+        return np.concatenate([learned[:, : self.learned_width], linear, self.item_bias(statistics)[:, None]], axis=1)
 
     def item_bias(self, statistics: FloatArray) -> FloatArray:
         """What the items' popularity is worth, [I, F] -> [I]."""
