@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluation.metrics import IntArray
+from evaluation.metrics import FloatArray, IntArray
 from evaluation.report import intervals, query_metrics
 from evaluation.significance import paired_difference
 from features.dataset import Dataset
@@ -173,21 +173,46 @@ def read_lists(path: Path, dataset: Dataset, asked: PastRequests, *, k: int) -> 
 
 
 def qualities(lists: Mapping[str, IntArray], asked: PastRequests, *, seed: int) -> pd.DataFrame:
-    """One row a system: METRICS with their 95 % intervals, and the paired difference of the first system to it.
+    """One row a system: METRICS with their 95 % intervals.
 
     Args:
         lists: [Q, K] by system.
         asked: the Q requests.
         seed: of the resamples, the same for all.
     """
-    rows, first = [], None
-    for system, ranked in lists.items():
-        values = query_metrics(ranked=ranked, relevant=asked.relevant, ks=(10, 100))
-        first = first or values
-        found = intervals({metric: values[metric] for metric in METRICS}, generator=np.random.default_rng(seed))
-        row: dict[str, object] = {"system": system, "num_queries": len(asked)}
-        for metric, interval in found.items():
-            gain = paired_difference(first[metric], values[metric], generator=np.random.default_rng(seed))
-            row |= {metric: str(interval), f"first - this, {metric}": str(gain)}
-        rows.append(row)
+    rows = []
+    for system, values in _values(lists, asked).items():
+        found = intervals(values, generator=np.random.default_rng(seed))
+        rows.append(
+            {"system": system, "num_queries": len(asked), **{metric: str(own) for metric, own in found.items()}}
+        )
     return pd.DataFrame(rows)
+
+
+def differences(
+    lists: Mapping[str, IntArray], asked: PastRequests, *, of: Sequence[tuple[str, str]], seed: int
+) -> pd.DataFrame:
+    """One row a pair of system and peer: METRICS of one less those of the other, paired, with 95 % intervals.
+
+    Args:
+        lists: [Q, K] by system; a pair without lists of both is left out.
+        asked: the Q requests.
+        of: pairs.
+        seed: of the resamples, the same for all.
+    """
+    values, rows = _values(lists, asked), []
+    for system, peer in of:
+        if system in values and peer in values:
+            row = {"system": system, "peer": peer}
+            for metric in METRICS:
+                generator = np.random.default_rng(seed)
+                row[metric] = str(paired_difference(values[system][metric], values[peer][metric], generator=generator))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _values(lists: Mapping[str, IntArray], asked: PastRequests) -> dict[str, dict[str, FloatArray]]:
+    found = {
+        system: query_metrics(ranked=ranked, relevant=asked.relevant, ks=(10, 100)) for system, ranked in lists.items()
+    }
+    return {system: {metric: own[metric] for metric in METRICS} for system, own in found.items()}

@@ -10,7 +10,7 @@ import pandas as pd
 from composed import dataset_of, plain, protocol_of
 from omegaconf import DictConfig
 
-from lifecycle.bench_training import Race, counted, qualities, ratios, read_lists, speeds, write_events
+from lifecycle.bench_training import Race, counted, differences, qualities, ratios, read_lists, speeds, write_events
 from lifecycle.entry import plain_errors
 
 
@@ -40,10 +40,11 @@ def run(cfg: DictConfig) -> None:
         "speeds": speeds(turns, num_targets=num_targets),
         "ratios": ratios(turns, of=pairs),
         "qualities": qualities(lists, asked, seed=cfg.settings.seed),
+        "differences": differences(lists, asked, of=pairs, seed=cfg.settings.seed),
     }
     for name, table in tables.items():
         table.to_csv(out_dir / f"{name}.csv", index=False)
-        print(table.to_string(index=False, float_format="{:.3f}".format), flush=True)
+        print(f"{name}\n{table.to_string(index=False, float_format='{:.3f}'.format)}\n", flush=True)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="bench_training")

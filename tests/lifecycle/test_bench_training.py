@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lifecycle.bench_training import Race, counted, qualities, ratios, read_lists, speeds, write_events
+from lifecycle.bench_training import Race, counted, differences, qualities, ratios, read_lists, speeds, write_events
 
 # A system that makes as many steps as its settings say, one a turn, and leaves a list.
 SYSTEM = """
@@ -155,4 +155,6 @@ def test_qualities_are_those_of_the_one_evaluator():
     # the only relevant item first: 1; second: 1 / log2(3) = .631, for both queries, so that no resample differs
     assert table.loc["one", "ndcg@10"] == "1.000 (1.000-1.000)"
     assert table.loc["other", "ndcg@10"] == "0.631 (0.631-0.631)"
-    assert table.loc["other", "first - this, ndcg@10"] == "0.369 (0.369-0.369)"
+    pairs = [("one", "other"), ("one", "absent")]
+    (found,) = differences({"one": first, "other": second}, Asked(), of=pairs, seed=1).to_dict("records")
+    assert (found["system"], found["peer"], found["ndcg@10"]) == ("one", "other", "0.369 (0.369-0.369)")
