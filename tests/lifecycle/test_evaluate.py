@@ -19,7 +19,8 @@ SYSTEMS = {
     *("popularity", "recent_popularity", "popularity_7d", "item_knn", "ease", "ease_recency", "ials", "transitions"),
     *("transitions_ease", "ease_popularity_7d", "query_knn"),
     *("towers", "transitions_alone", "ease_alone", "popularity_alone"),
-    *("towers_no_refit", "fused_no_refit", "fused", "fused_lightgbm", "fused_student", "fused_student_shuffled_texts"),
+    *("towers_learned", "towers_no_refit", "fused_no_refit", "fused"),
+    *("fused_lightgbm", "fused_student", "fused_student_shuffled_texts"),
 }
 
 
