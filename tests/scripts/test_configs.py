@@ -126,7 +126,7 @@ def test_an_experiment_changes_what_it_names() -> None:
             ["loss=gbce", "+loss.full_up_to=3"],
             "loss.full_up_to: Gbce takes calibration; leave it out",
         ),
-        ("towers", ["+towers.query_tower.num_head=3"], "tower.num_head: CausalQueryTower takes history, .*num_heads"),
+        ("towers", ["+towers.query_tower.num_head=3"], "tower.num_head: GatedQueryTower takes history, .*num_heads"),
         (
             "negatives",
             ["negatives=hard", "+negatives.shared.power=1"],

@@ -215,7 +215,7 @@ def test_unknown_items_of_a_history_change_no_candidate(stage1: Stage1, encode: 
     embeddings = some_embeddings(1).repeat(2, axis=0)
     found = retrieve(stage1, encode([["i3", "i9"], ["nobody", "i3", "never", "i9"]]), embeddings, num_candidates=20)
     np.testing.assert_array_equal(found.rows[0], found.rows[1])
-    np.testing.assert_array_equal(found.scores[0], found.scores[1])
+    np.testing.assert_allclose(found.scores[0], found.scores[1], rtol=1e-5)  # events beside unknown ones are older
 
 
 def test_few_items_that_can_be_recommended_leave_padding(stage1: Stage1, encode: Encode) -> None:

@@ -37,16 +37,21 @@ def test_a_smaller_width_gives_the_nearest_kernel_of_that_rank():
 
 def test_both_ways_of_decomposing_agree():
     generator = np.random.default_rng(5)
-    queries, items = generator.integers(0, 40, 600), generator.integers(FIRST, 62, 600)
-    wide = fit_linear(query_rows=queries, item_rows=items, num_rows=62, width=25).embeddings(5.0)  # 40 <= 2 * 25: dense
-    narrow = fit_linear(query_rows=queries, item_rows=items, num_rows=62, width=6).embeddings(5.0)
+    queries, items = generator.integers(0, 230, 6000), generator.integers(FIRST, 302, 6000)
+    # 230 queries: at most twice the width is dense
+    wide, narrow = (
+        fit_linear(query_rows=queries, item_rows=items, num_rows=302, width=width).embeddings(5.0) for width in (115, 6)
+    )
     np.testing.assert_allclose(narrow @ narrow.T, wide[:, :6] @ wide[:, :6].T, atol=1e-4)
 
 
-def test_the_same_events_give_the_same_bits():
-    queries, items = some_events(400)
-    once, again = (fit_linear(query_rows=queries, item_rows=items, num_rows=NUM_ROWS, width=2) for _ in range(2))
-    np.testing.assert_array_equal(once.vectors, again.vectors)
+@pytest.mark.parametrize("num_queries", [8, 230])
+def test_the_same_events_give_the_same_bits(num_queries):
+    generator = np.random.default_rng(7)
+    queries, items = generator.integers(0, num_queries, 3000), generator.integers(FIRST, 302, 3000)
+    first, *others = (fit_linear(query_rows=queries, item_rows=items, num_rows=302, width=2) for _ in range(8))
+    for other in others:
+        np.testing.assert_array_equal(first.vectors, other.vectors)
 
 
 def test_an_item_without_events_and_a_log_without_events_have_zeros():

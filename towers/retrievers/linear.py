@@ -25,6 +25,10 @@ from towers.retrievers.interactions import interaction_matrix
 IntArray = NDArray[np.integer[Any]]
 FloatArray = NDArray[np.float32]
 
+# Queries or items up to which all singular vectors are found. The iteration finds fewer than there are, and once it has
+# spanned the whole space it goes on from random vectors: the same log would give other signs.
+DENSE = 200
+
 
 @dataclass(frozen=True, eq=False)
 class LinearFit:
@@ -69,10 +73,10 @@ def fit_linear(*, query_rows: IntArray, item_rows: IntArray, num_rows: int, widt
     values: NDArray[np.floating[Any]]
     if smaller == 0 or width == 0:
         values, right = np.zeros(0), np.zeros((0, len(seen)))
-    elif smaller <= 2 * width:  # the iteration below finds fewer vectors than there are
+    elif smaller <= max(2 * width, DENSE):
         _, values, right = np.linalg.svd(known.toarray(), full_matrices=False)
     else:
-        # A start of its own, or the last bits of the result would be another run's.
+        # With a start of its own, or the last bits of the result would be another run's.
         _, values, right = svds(known, k=width, v0=np.ones(smaller), rng=np.random.default_rng(0))
     order = np.argsort(-values)[:width]
     vectors = np.zeros((num_rows, width), dtype=np.float32)
