@@ -6,7 +6,7 @@ Shapes: B queries, D embedding width.
 from torch import Tensor, nn
 
 from features.tower_inputs import QueryTowerInputs
-from towers.item_tower import CategoryEmbedding
+from towers.item_tower import CategoryEmbedding, number_projection
 
 
 class QueryContext(nn.Module):
@@ -15,7 +15,7 @@ class QueryContext(nn.Module):
     def __init__(self, *, category_sizes: tuple[int, ...], num_numbers: int, text_width: int, width: int) -> None:
         super().__init__()
         self.categories = CategoryEmbedding(sizes=category_sizes, width=width)
-        self.numbers = nn.Linear(num_numbers, width, bias=False) if num_numbers else None
+        self.numbers = number_projection(num_numbers, width=width) if num_numbers else None
         self.text = nn.Linear(text_width, width, bias=False) if text_width else None
 
     def forward(self, inputs: QueryTowerInputs[Tensor]) -> Tensor:
