@@ -70,7 +70,8 @@ def test_nothing_is_said_when_nothing_goes_wrong(caplog: pytest.LogCaptureFixtur
 
 
 def test_a_script_prints_the_message_without_a_stack(tmp_path: Path) -> None:
-    overrides = [f"towers_dir={tmp_path}/towers", f"index_dir={tmp_path}/index", f"hydra.run.dir={tmp_path}/run"]
+    named = ("data", "towers", "index")
+    overrides = [*(f"{name}_dir={tmp_path}/{name}" for name in named), f"hydra.run.dir={tmp_path}/run"]
     done = subprocess.run(
         [sys.executable, "scripts/build_index.py", *overrides],
         cwd=ROOT,
@@ -80,6 +81,6 @@ def test_a_script_prints_the_message_without_a_stack(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert f"MissingInput: {tmp_path}/towers holds no finished step" in done.stdout
+    assert f"MissingInput: {tmp_path}/data holds no finished step" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "index").exists()

@@ -65,7 +65,7 @@ def test_the_manifest_says_what_it_was_made_of(release: Release, smoke_run: Path
     known = events.at_ms[events.places(REFIT.splits)]
     assert manifest["data_window_ms"] == [known.min(), known.max()]
     assert manifest["spec_hash"] == release.spec.hash
-    assert manifest["embedding_space_hash"] == embedding_space_hash(demo / "towers" / "refit")
+    assert manifest["embedding_space_hash"] == embedding_space_hash(demo / "towers" / "refit", demo / "index", REFIT)
     assert (manifest["dataset"], manifest["ranker"]) == ("movielens100k", "student")
     report = read_report(demo / "evaluation" / "report.json")
     assert manifest["metrics"]["fused_student"]["ndcg@10"] == report.systems["fused_student"]["ndcg@10"].value

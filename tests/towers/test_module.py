@@ -158,25 +158,25 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others(ring):
 
 
 @pytest.mark.parametrize(
-    ("variant", "least"),
+    ("variant", "epochs", "least"),
     [
-        ("full softmax", 0.8),
-        ("frequency", 0.8),
-        ("mixed", 0.8),
-        ("hard", 0.8),
-        ("bpr", 0.8),
-        ("gbce", 0.3),  # slower: without a bias of their own, all scores must first learn to be low
+        ("full softmax", 15, 0.8),
+        ("frequency", 15, 0.8),
+        ("mixed", 15, 0.8),
+        ("hard", 15, 0.8),
+        ("bpr", 15, 0.8),
+        ("gbce", 60, 0.8),  # slower: without a bias of their own, all scores must first learn to be low
     ],
 )
-def test_what_follows_in_a_deterministic_log_is_learnt(ring, variant, least):
+def test_what_follows_in_a_deterministic_log_is_learnt(ring, variant, epochs, least):
     loss, negatives = VARIANTS[variant]
     module = ring.module(ring.model(seed=1, width=16), learning_rate=0.02, loss=loss, negatives=negatives)
     before = measured(ring, module)
-    trainer_of(epochs=15).fit(module, datamodule=ring.data(module=module))
+    trainer_of(epochs=epochs).fit(module, datamodule=ring.data(module=module))
     after = measured(ring, module)
     # 24 of 30 items are left after 6 are seen. Random order: sum of 1 / log2(rank + 1) over 10 ranks is 4.54, / 24 is
-    # .19. Untrained towers give .31 to .43: the number weighs most in them, and the next item has the next number.
-    assert before["validation/ndcg@10"] < 0.5
+    # .19.
+    assert before["validation/ndcg@10"] < 0.25
     assert after["validation/ndcg@10"] > least
     assert after["validation/recall@100"] == 1.0
 
