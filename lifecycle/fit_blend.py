@@ -81,10 +81,20 @@ class BlendFit:
             dataset: the log.
             protocol: says what was asked and what may be answered.
         """
+        width = stage_one.stage1.item_embeddings.shape[1]
+        if self.learned_width is not None and not 0 < self.learned_width <= width:
+            raise ValueError(
+                f"blend.learned_width must lie between 1 and {width}, the width of the learned embeddings; got "
+                f"{self.learned_width}"
+            )
         alone = Blend(learned_width=self.learned_width)
         if not self.width and not self.popularity:
             return alone, HEAD_REGULARISATION
-        parts = self._parts(stage_one, linear, dataset=dataset, protocol=protocol)
+        asked = self._asked(stage_one.cut, dataset=dataset, protocol=protocol)
+        if not len(asked):
+            logger.warning("blend: the learned embeddings stand alone, for no validation request chose anything new")
+            return alone, HEAD_REGULARISATION
+        parts = self._parts(stage_one, linear, asked=asked, dataset=dataset, protocol=protocol)
         owners, rows = parts.heads()
         relevant = parts.chosen(owners, rows)
         fitted = []
@@ -108,10 +118,7 @@ class BlendFit:
         )
         return blend, regularisation
 
-    def _parts(
-        self, stage_one: StageOne, linear: LinearFit, *, dataset: Dataset, protocol: RequestProtocol
-    ) -> "_Parts":
-        cut, stage1 = stage_one.cut, stage_one.stage1
+    def _asked(self, cut: Cut, *, dataset: Dataset, protocol: RequestProtocol) -> PastRequests:
         if cut.validation is None:
             raise ValueError(f"the blend is fitted on validation requests, and cut {cut.name} has none")
         recommendable = protocol.recommendable(dataset, cut.splits)
@@ -120,6 +127,18 @@ class BlendFit:
         most = min(MAX_REQUESTS, max(MAX_SCORES // max(int(recommendable.sum()), 1), 1))
         if len(asked) > most:
             asked = asked.take(np.sort(np.random.default_rng(self.seed).permutation(len(asked))[:most]))
+        return asked
+
+    def _parts(
+        self,
+        stage_one: StageOne,
+        linear: LinearFit,
+        *,
+        asked: PastRequests,
+        dataset: Dataset,
+        protocol: RequestProtocol,
+    ) -> "_Parts":
+        cut, stage1 = stage_one.cut, stage_one.stage1
         inputs = stage1.query_inputs(asked.states(dataset, length=stage1.spec.stored_history))
         return _Parts(
             asked=asked,
@@ -132,7 +151,7 @@ class BlendFit:
                 requested_at_ms=inputs.requested_at_ms,
                 tick_ms=stage1.spec.tick_ms,
             ),
-            recommendable=np.flatnonzero(recommendable),
+            recommendable=np.flatnonzero(protocol.recommendable(dataset, cut.splits)),
             seen_rows=asked.seen_rows(dataset),
         )
 
@@ -171,7 +190,7 @@ class _Parts:
             first = np.unique(first[np.isfinite(np.take_along_axis(scores, first, axis=1))])
             named.append(self.recommendable[first])
         owners = np.repeat(np.arange(len(named)), [len(rows) for rows in named])
-        return owners, np.concatenate(named) if named else np.zeros(0, dtype=np.int64)
+        return owners, np.concatenate(named)
 
     def chosen(self, owners: IntArray, rows: IntArray) -> NDArray[np.bool_]:
         """[P] which of the pairs were chosen."""

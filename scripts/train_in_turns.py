@@ -13,13 +13,13 @@ from features.pairs import ranker_feature_names
 from lifecycle.entry import plain_errors
 from lifecycle.towers_in_turns import TowersInTurns
 from lifecycle.turns import Turns
-from serving.retrieval import RETRIEVERS
+from serving.retrieval import SCORES
 
 
 def run(cfg: DictConfig) -> None:
     columns = columns_of(cfg)
     names = ranker_feature_names(
-        retrievers=RETRIEVERS, item_categories=columns.item_categories, item_numbers=columns.item_numbers
+        retrievers=SCORES, item_categories=columns.item_categories, item_numbers=columns.item_numbers
     )
     TowersInTurns(
         dataset=dataset_of(cfg),

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -117,4 +118,27 @@ def test_a_cut_without_validation_has_nothing_to_fit_on(
     fit = BlendFit(width=4, popularity=True, learned_width=None, seed=1)
     linear = fit.linear(smoke_dataset, leave_one_out, REFIT)
     with pytest.raises(ValueError, match="fitted on validation requests, and cut refit has none"):
+        fit.fit(stage_one, linear, dataset=smoke_dataset, protocol=leave_one_out)
+
+
+def test_without_a_new_choice_the_learned_embeddings_stand_alone(
+    demo: Path, smoke_dataset: Dataset, leave_one_out: RequestProtocol, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage_one = StageOne.open(FOLD, towers_dir=demo / "towers", index_dir=demo / "index")
+    events = smoke_dataset.events
+    nothing = np.where(events.splits == "validation", 0.0, events.relevance)
+    silent = dataclasses.replace(smoke_dataset, events=dataclasses.replace(events, relevance=nothing))
+    fit = BlendFit(width=4, popularity=True, learned_width=2, seed=1)
+    blend, _ = fit.fit(stage_one, fit.linear(silent, leave_one_out, FOLD), dataset=silent, protocol=leave_one_out)
+    assert blend == Blend(learned_width=2)
+    assert "no validation request chose anything new" in caplog.text
+
+
+def test_a_width_that_the_learned_embeddings_do_not_have_is_refused(
+    demo: Path, smoke_dataset: Dataset, leave_one_out: RequestProtocol
+) -> None:
+    stage_one = StageOne.open(FOLD, towers_dir=demo / "towers", index_dir=demo / "index")
+    fit = BlendFit(width=0, popularity=False, learned_width=17, seed=1)
+    linear = fit.linear(smoke_dataset, leave_one_out, FOLD)
+    with pytest.raises(ValueError, match=r"learned_width must lie between 1 and 16, .* got 17"):
         fit.fit(stage_one, linear, dataset=smoke_dataset, protocol=leave_one_out)

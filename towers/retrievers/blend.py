@@ -49,7 +49,7 @@ class Blend:
         if len(self.bags) != NUM_BAGS or len(self.popularity) != len(POPULARITY):
             raise ValueError(
                 f"expected {NUM_BAGS} weights of bags and {len(POPULARITY)} of popularity; got {len(self.bags)} and "
-                f"{len(self.popularity)}: train the towers again"
+                f"{len(self.popularity)}: build the index again, scripts/build_index.py"
             )
         if not np.isfinite(self.weights).all():
             raise ValueError(f"the weights of a blend must be finite; got {self.weights}")
