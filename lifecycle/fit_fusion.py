@@ -9,17 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.dataset import Dataset
 from features.protocol import RequestProtocol
 from features.vocab import PADDING
 from lifecycle.candidates import StageOne
 from towers.retrievers.fusion import Fusion
-from towers.retrievers.fusion_fit import fit_weights
+from towers.retrievers.fusion_fit import ascend, fit_weights
 
 logger = logging.getLogger(__name__)
 
 SPLIT = "validation"
+K = 10  # of the NDCG
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,38 @@ class FusionFit:
         except ValueError as error:
             logger.warning("fusion: all retrievers weigh alike (%s)", error)
             return even
+        measure = _Ndcg(present=rows != PADDING, relevant=relevant, num_relevant=asked.num_relevant)
+        scores = requests.candidates.scores[:, :, 1:].astype(np.float64)
+        before, weights = measure(scores @ weights), ascend(weights, scores, measure=measure)
         fitted = dict(zip(self.quotas, weights.tolist(), strict=True))
-        logger.info("fusion: weights %s", ", ".join(f"{name} {weight:.3g}" for name, weight in fitted.items()))
+        logger.info(
+            "fusion: weights %s; NDCG@%d %.4f, of the convex fit %.4f",
+            *(", ".join(f"{name} {weight:.3g}" for name, weight in fitted.items()), K),
+            *(measure(scores @ weights).mean(), before.mean()),
+        )
         return Fusion(weights=fitted, quotas=self.quotas)
+
+
+@dataclass(frozen=True)
+class _Ndcg:
+    """NDCG@K of fused scores [N, C], binary gains.
+
+    Attributes:
+        present: [N, C] where there is a candidate.
+        relevant: [N, C] which of them were chosen.
+        num_relevant: [N] chosen by each request, in the union or not.
+    """
+
+    present: NDArray[np.bool_]
+    relevant: NDArray[np.bool_]
+    num_relevant: NDArray[np.int64]
+
+    def __call__(self, fused: NDArray[np.float64]) -> NDArray[np.float64]:
+        k = min(K, fused.shape[1])
+        scores = np.where(self.present, -fused, np.inf)
+        first = np.argpartition(scores, k - 1, axis=1)[:, :k]
+        first = np.take_along_axis(first, np.argsort(np.take_along_axis(scores, first, axis=1), axis=1), axis=1)
+        discounts = 1.0 / np.log2(np.arange(2, k + 2))
+        gains = (np.take_along_axis(self.relevant, first, axis=1) * discounts).sum(axis=1)
+        ideal = np.r_[0.0, np.cumsum(discounts)][np.minimum(self.num_relevant, k)]
+        return np.asarray(gains / np.maximum(ideal, 1e-12))
