@@ -95,10 +95,24 @@ class ItemInputs:
 
 @dataclass(frozen=True)
 class RankerInputs:
-    """What a ranker reads of C candidates for each of N queries."""
+    """What rankers read of C candidates for each of N queries; each has inputs for some of it.
 
-    tokens: IntArray  # [N, C, S]
-    dense: FloatArray  # [N, C, F]
+    Attributes:
+        tokens: [N, C, S] the whole row of context and candidate.
+        context_tokens: [N, Sc] the row up to the first [SEP], which all candidates share.
+        candidate_states: [N, C, Si, W] the candidate's text as a ranker has read it beforehand; W is 0 without one.
+        dense: [N, C, F].
+    """
+
+    tokens: IntArray
+    context_tokens: IntArray
+    candidate_states: NDArray[np.int8]
+    dense: FloatArray
+
+    @property
+    def by_name(self) -> dict[str, NDArray[Any]]:
+        """As the inputs of ranker.onnx are called; a ranker has no input for what it does not read."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def query_inputs(
@@ -216,6 +230,7 @@ def ranker_inputs(
     items: ItemInputs,
     statistics: ItemStatistics,
     special_tokens: tuple[int, int],
+    item_states: NDArray[np.int8] | None = None,
 ) -> RankerInputs:
     """Encode C candidates for each of N queries.
 
@@ -228,6 +243,7 @@ def ranker_inputs(
         items: the item table.
         statistics: item aggregates at the ticks of these requests.
         special_tokens: ids of [CLS] and [SEP].
+        item_states: [R, Si, W] of the ranker that reads candidates beforehand.
     """
     dense = np.concatenate(
         [
@@ -244,8 +260,13 @@ def ranker_inputs(
     expected = spec.names("ranker", "number")
     if dense.shape[2] != len(expected):
         raise ValueError(f"the spec names {len(expected)} ranker features but {dense.shape[2]} were made: {expected}")
+    tokens = _tokens(queries, candidate_rows, spec=spec, items=items, special_tokens=special_tokens)
+    if item_states is None:
+        states = np.zeros((*candidate_rows.shape, spec.text.candidate_tokens + 1, 0), dtype=np.int8)
+    else:
+        states = item_states[candidate_rows]
     return RankerInputs(
-        tokens=_tokens(queries, candidate_rows, spec=spec, items=items, special_tokens=special_tokens), dense=dense
+        tokens=tokens, context_tokens=tokens[:, 0, : spec.text.context_tokens + 2], candidate_states=states, dense=dense
     )
 
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from evaluation.parity import ParityReport, compare
 from features.tower_inputs import QueryTowerInputs, read_as_encoded
 from features.transforms import QueryFeatures, RankerInputs, ranker_inputs
+from ranking.decomposed import DecomposedRanker, ServedDecomposedRanker
+from ranking.model import Ranker
 from serving.models import open_session
 from serving.pipeline import Pipeline
 from serving.retrieval import ITEM_TOWER_FILE
@@ -89,10 +91,40 @@ def export_parity(
         items=stage1.items,
         statistics=stage1.statistics,
         special_tokens=stage1.special_tokens,
+        item_states=pipeline.release.item_states,
     )
     offline["ranker_score"] = score(made)
-    serving["ranker_score"] = models.ranker(tokens=made.tokens, dense=made.dense)
+    serving["ranker_score"] = models.ranker(made)
     return compare(offline=offline, serving=serving, offline_name="trained", serving_name="onnxruntime")
+
+
+def scorer_of(ranker: Ranker | DecomposedRanker) -> Scorer:
+    """A ranker as it was trained; one that reads candidates beforehand reads them again, and must get what is served.
+
+    Raises:
+        ValueError: of the scorer, where what was read of an item is not what its text gives.
+    """
+
+    def score(inputs: RankerInputs) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            dense, context = torch.from_numpy(inputs.dense), torch.from_numpy(inputs.context_tokens)
+            if isinstance(ranker, Ranker):
+                scores: NDArray[np.float32] = ranker(torch.from_numpy(inputs.tokens), dense).numpy()
+                return scores
+            encoder = ranker.encoder
+            texts = torch.from_numpy(inputs.tokens[:, :, encoder.num_context_tokens :]).flatten(0, 1)
+            read = encoder.as_int8(encoder.project(encoder.read_candidates(texts))).view(inputs.candidate_states.shape)
+            served = torch.from_numpy(np.array(inputs.candidate_states))
+            # Rows of no item were read as such; where rounding decides, int8 may be a step apart.
+            differ = ((read.int() - served.int()).abs() > 1).any(dim=(2, 3)).sum()
+            if differ:
+                raise ValueError(
+                    f"{int(differ)} of {texts.shape[0]} candidates have another text than was read of them"
+                )
+            scores = ServedDecomposedRanker(ranker)(context, served, dense).numpy()
+            return scores
+
+    return score
 
 
 def with_ties_as(

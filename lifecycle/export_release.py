@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from features.dataset import Dataset
@@ -23,11 +21,10 @@ from features.statistics import STATISTICS
 from features.stores.materialize import materialize
 from features.stores.offline_store import write_query_states
 from features.stores.online_settings import OnlineSettings
-from features.transforms import RankerInputs
 from features.vocab import FIRST
 from lifecycle.build_index import embedding_space_hash
 from lifecycle.cuts import REFIT
-from lifecycle.export_parity import Scorer, export_parity
+from lifecycle.export_parity import Scorer, export_parity, scorer_of
 from lifecycle.parity import replay_events
 from lifecycle.parity_paths import Lists
 from lifecycle.steps import source_commit
@@ -36,7 +33,7 @@ from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
 from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
 from serving.pipeline import Pipeline
-from serving.release import POPULAR_FILE, RANKER_FILE, TITLES_FILE, seal
+from serving.release import ITEM_STATES_FILE, POPULAR_FILE, RANKER_FILE, TITLES_FILE, seal
 from serving.retrieval import BLEND_FILE, FUSION_FILE, INDEX_FILE, LINEAR_SUFFIX, Stage1
 from serving.settings import PipelineSettings
 from towers.export import WEIGHTS_FILE
@@ -98,6 +95,9 @@ class Export:
         for name in (BLEND_FILE, FUSION_FILE):
             shutil.copyfile(self.index_dir / name, out_dir / name)
         shutil.copyfile(self.ranker_dir / self.ranker / RANKER_FILE, out_dir / RANKER_FILE)
+        states = self.ranker_dir / self.ranker / ITEM_STATES_FILE
+        if states.is_file():
+            shutil.copyfile(states, out_dir / ITEM_STATES_FILE)
         stage1 = Stage1.read(out_dir)
         recent, all_time = (
             stage1.statistics.values[-1, :, STATISTICS.index(name)] for name in ("count_30d", "count_all")
@@ -165,16 +165,7 @@ class Export:
         if self.ranker == GRADIENT_BOOSTING:
             trees = BoostedTrees.load(self.ranker_dir / GRADIENT_BOOSTING)
             return lambda inputs: trees.score(inputs.dense)
-        student = load_ranker(self.ranker_dir / STUDENT)
-
-        def score(inputs: RankerInputs) -> NDArray[np.float32]:
-            with torch.inference_mode():
-                scores: NDArray[np.float32] = student(
-                    torch.from_numpy(inputs.tokens), torch.from_numpy(inputs.dense)
-                ).numpy()
-            return scores
-
-        return score
+        return scorer_of(load_ranker(self.ranker_dir / STUDENT))
 
 
 def materialize_queries(

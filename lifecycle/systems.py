@@ -15,22 +15,28 @@ from tqdm import tqdm
 
 from evaluation.lists import RankedLists
 from features.statistics import ItemDays
+from features.transforms import RankerInputs
 from features.vocab import FIRST
 from lifecycle.candidates import Requests, StageOne
 from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, TEACHER
 from ranking.data import RankerLists
 from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
+from ranking.model import Ranker
 from ranking.teacher import ScoreCache
 from serving.models import OnnxModels
 from serving.postprocess import final_order
-from serving.release import RANKER_FILE
+from serving.release import RANKER_FILE, read_item_states
 from serving.retrieval import QUERY_TOWER_FILE
 
 LIST_LENGTH = 200
 BATCH_SIZE = 8
 
-Scorer = Callable[[RankerLists], NDArray[np.float32]]
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
+
+# Lists and whose text each item carries [R] -> scores [N, C].
+Scorer = Callable[[RankerLists, IntArray], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -56,51 +62,79 @@ class Systems:
         trees, student = BoostedTrees.load(self.ranker_dir / GRADIENT_BOOSTING), self._student()
         systems = {
             "fused": as_retrieved(requests),
-            "fused_lightgbm": _reordered(requests, trees.score(made.dense)),
-            "fused_student": _reordered(requests, student(made)),
+            "fused_lightgbm": reordered(requests, trees.score(made.dense)),
+            "fused_student": reordered(requests, student(made, self._text_rows)),
         }
         if self.stage_one.stage1.spec.names("item", "text"):
-            shuffled = self._with_shuffled_texts().lists(requests, days=self.days, num_ranked=self.num_ranked)
-            systems["fused_student_shuffled_texts"] = _reordered(requests, student(shuffled))
+            text_rows = self._text_rows
+            text_rows[FIRST:] = np.random.default_rng(self.seed).permutation(text_rows[FIRST:])
+            shuffled = self._with_texts(text_rows).lists(requests, days=self.days, num_ranked=self.num_ranked)
+            systems["fused_student_shuffled_texts"] = reordered(requests, student(shuffled, text_rows))
         return systems
 
     def teacher_lists(self, requests: Requests, *, cache: Path) -> RankedLists:
         """Top lists of the teacher, which takes a second a request."""
         lists = self.stage_one.lists(requests, days=self.days, num_ranked=self.num_ranked)
+        teacher = load_ranker(self.ranker_dir / TEACHER)
+        if not isinstance(teacher, Ranker):
+            raise ValueError(f"{self.ranker_dir / TEACHER} holds no cross-encoder: run scripts/train_ranker.py")
         scores = ScoreCache(cache).score(
-            load_ranker(self.ranker_dir / TEACHER),
+            teacher,
             lists.tokens.reshape(-1, lists.tokens.shape[-1]),
             lists.dense.reshape(-1, lists.dense.shape[-1]),
         )
-        return _reordered(requests, scores.reshape(lists.candidate_rows.shape))
+        return reordered(requests, scores.reshape(lists.candidate_rows.shape))
 
     def _student(self) -> Scorer:
-        models = OnnxModels(
-            query_tower=self.towers_dir / self.stage_one.cut.name / QUERY_TOWER_FILE,
-            ranker=self.ranker_dir / STUDENT / RANKER_FILE,
-            num_threads=2,
+        return served_scorer(
+            self.ranker_dir / STUDENT, query_tower=self.towers_dir / self.stage_one.cut.name / QUERY_TOWER_FILE
         )
 
-        def score(lists: RankerLists) -> NDArray[np.float32]:
-            batches = [slice(start, start + BATCH_SIZE) for start in range(0, len(lists), BATCH_SIZE)]
-            return np.concatenate(
-                [
-                    models.ranker(tokens=lists.tokens[batch].astype(np.int64), dense=lists.dense[batch])
-                    for batch in tqdm(batches, desc="student scores", unit="batch")
-                ]
-            )
+    @property
+    def _text_rows(self) -> IntArray:
+        """[R] whose text each item carries: its own."""
+        return np.arange(len(self.stage_one.stage1.items.item_id))
 
-        return score
-
-    def _with_shuffled_texts(self) -> StageOne:
+    def _with_texts(self, text_rows: IntArray) -> StageOne:
         """The same stage 1, but every item carries the text of another one."""
         items = self.stage_one.stage1.items
-        order = np.arange(len(items.item_id))
-        order[FIRST:] = np.random.default_rng(self.seed).permutation(order[FIRST:])
         shuffled = dataclasses.replace(
-            items, title_tokens=items.title_tokens[order], text_tokens=items.text_tokens[order]
+            items, title_tokens=items.title_tokens[text_rows], text_tokens=items.text_tokens[text_rows]
         )
         return dataclasses.replace(self.stage_one, stage1=dataclasses.replace(self.stage_one.stage1, items=shuffled))
+
+
+def served_scorer(directory: Path, *, query_tower: Path, ranker_file: str = RANKER_FILE) -> Scorer:
+    """The ranker of a directory as it is served.
+
+    Args:
+        directory: holds its ONNX file, and what it has read of items where it reads them beforehand.
+        query_tower: of the same models.
+        ranker_file: name of the ONNX file.
+    """
+    models = OnnxModels(query_tower=query_tower, ranker=directory / ranker_file, num_threads=2)
+    states = read_item_states(directory)
+
+    def score(lists: RankerLists, text_rows: IntArray) -> FloatArray:
+        scores = np.zeros(lists.candidate_rows.shape, dtype=np.float32)
+        for start in tqdm(range(0, len(lists), BATCH_SIZE), desc="ranker scores", unit="batch", disable=None):
+            batch = slice(start, start + BATCH_SIZE)
+            scores[batch] = models.ranker(as_served(lists.take(np.arange(len(lists))[batch]), text_rows, states))
+        return scores
+
+    return score
+
+
+def as_served(lists: RankerLists, text_rows: IntArray, states: NDArray[np.int8] | None) -> RankerInputs:
+    """What a request gives a ranker: lists whose items carry the texts of `text_rows` [R], and their states."""
+    tokens = lists.tokens.astype(np.int64)
+    if states is None:
+        own = np.zeros((*lists.candidate_rows.shape, 1, 0), dtype=np.int8)
+    else:
+        own = states[text_rows[lists.candidate_rows]]
+    # States are of a candidate's tokens, which end a row; what is before them is the context.
+    context = tokens[:, 0, : tokens.shape[2] - own.shape[2]]
+    return RankerInputs(tokens=tokens, context_tokens=context, candidate_states=own, dense=lists.dense)
 
 
 def alone(name: str) -> str:
@@ -114,7 +148,7 @@ def as_retrieved(requests: Requests) -> RankedLists:
     return RankedLists(rows=found.rows[:, :LIST_LENGTH], scores=found.scores[:, :LIST_LENGTH, 0])
 
 
-def _reordered(requests: Requests, ranker_scores: NDArray[np.float32]) -> RankedLists:
+def reordered(requests: Requests, ranker_scores: NDArray[np.float32]) -> RankedLists:
     """Top lists as the server would show them; the score is what orders them, falling from the list's length."""
     rows = np.zeros((len(ranker_scores), LIST_LENGTH), dtype=np.int64)
     scores = np.full(rows.shape, -np.inf, dtype=np.float32)

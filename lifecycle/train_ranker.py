@@ -22,19 +22,27 @@ from lifecycle.candidates import StageOne
 from lifecycle.interrupts import interruptible
 from lifecycle.train_towers import SUMMARY_FILE, write_json
 from ranking.data import RankerLists
+from ranking.decomposed import DecomposedRanker
 from ranking.export import export_ranker, load_ranker, save_ranker
 from ranking.gradient_boosting import BoostedTrees, GradientBoosting
+from ranking.item_states import check_budget, write_item_states
 from ranking.model import ClsEncoder, Ranker, segments_of
-from ranking.module import RankerData, RankerModule
-from ranking.student import StudentSizes, student_encoder
+from ranking.module import Distillation, RankerData, RankerModule
+from ranking.scoring import scores_by_part, texts_of
+from ranking.student import HeadSizes, Student
 from ranking.teacher import ScoreCache, pretrained_encoder
-from serving.release import RANKER_FILE
+from serving.release import ITEM_STATES_FILE, RANKER_FILE
 from serving.retrieval import TOKENIZER_FILE
+from towers.retrievers.fusion_fit import fit_weights
 from towers.text_encoder import checkpoint_directory
 
 logger = logging.getLogger(__name__)
 
+AnyRanker = Ranker | DecomposedRanker
+
 GRADIENT_BOOSTING, TEACHER, STUDENT = "gradient_boosting", "teacher", "student"
+
+MOST_WEIGHED = 500  # lists of validation; a cross-encoder takes seconds for ten
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class Fit:
     Attributes:
         num_negatives: sampled beside each relevant candidate.
         batch_size: lists a step.
+        distillation: loss against the teacher's scores, where it has scored, weighed beside the label's.
         max_lists: a random part of the lists, where there are more than the budget allows; null takes all.
     """
 
@@ -54,8 +63,8 @@ class Fit:
     encoder_learning_rate: float
     weight_decay: float
     dropout: float
+    distillation: Distillation | None = None
     distillation_weight: float = 0.0
-    temperature: float = 1.0
     max_lists: int | None = None
 
 
@@ -78,6 +87,14 @@ class TeacherRecipe:
 
 
 @dataclass(frozen=True)
+class StudentRecipe:
+    """The student: its form, and how it is trained."""
+
+    form: Student
+    fit: Fit
+
+
+@dataclass(frozen=True)
 class RankerTraining:
     """Everything that the step needs.
 
@@ -95,8 +112,7 @@ class RankerTraining:
     gradient_boosting: GradientBoosting
     dense_fit: Fit
     teacher: TeacherRecipe
-    student_sizes: StudentSizes
-    student_fit: Fit
+    student: StudentRecipe
     build_trainer: Callable[..., pl.Trainer]
     seed: int
 
@@ -107,32 +123,36 @@ class RankerTraining:
 
     def run(self, out_dir: Path) -> None:
         """Train all rankers into `out_dir`."""
-        train, validation = (self._lists(split) for split in ("ranking", "validation"))
+        train, validation = (self.lists(split) for split in ("ranking", "validation"))
         trees_dir = out_dir / GRADIENT_BOOSTING
         if not trees_dir.is_dir():
             names = self.spec.names("ranker", "number")
             self.gradient_boosting.fit(train, validation, feature_names=names).save(trees_dir)
-        # What decided on the trees' rounds may be learnt from now on: later events than these are the test's.
-        learnable = _concatenate(train, validation).learnable()
+        # What learns sees the lists of the split ranking, what decides those of validation: the trees' rounds, and how
+        # much a student's text counts.
+        learnable = train.learnable()
         logger.info("ranker: %d lists hold a chosen item and are learnt from", len(learnable))
         dense = self._fitted(
             out_dir / "dense",
             lambda: self._fit(self._ranker(None, dropout=self.dense_fit.dropout), learnable, self.dense_fit),
         )
         teacher = self._fitted(out_dir / TEACHER, lambda: self._fit_teacher(dense, learnable))
-        student = self._fitted(out_dir / STUDENT, lambda: self._fit_student(dense, teacher, learnable))
+        student = self._fitted(
+            out_dir / STUDENT, lambda: self._fit_student(dense, teacher, learnable, validation, out_dir / STUDENT)
+        )
         export_ranker(student, out_dir / STUDENT / RANKER_FILE, spec_hash=self.spec.hash)
         trees = BoostedTrees.load(trees_dir)
         trees.export_onnx(trees_dir / RANKER_FILE, spec_hash=self.spec.hash)
         facts = {
             "num_ranked": self.num_ranked,
-            "lists": len(train) + len(validation),
+            "lists": len(train),
             "learnable_lists": len(learnable),
             "importance": trees.importance(),
         }
         write_json(out_dir / SUMMARY_FILE, facts)
 
-    def _lists(self, split: str) -> RankerLists:
+    def lists(self, split: str) -> RankerLists:
+        """Candidates of stage 1 for the requests of a split, with what was then chosen."""
         known = self.stage_one.cut.splits
         asked = self.protocol.looked_for(
             self.protocol.asked(self.dataset, split, days=self.request_days),
@@ -147,46 +167,78 @@ class RankerTraining:
         requests = self.stage_one.ask(self.dataset, asked, days=days, num_candidates=self.num_ranked)
         return self.stage_one.lists(requests, days=days, num_ranked=self.num_ranked)
 
-    def _fitted(self, directory: Path, fit: Callable[[], Ranker]) -> Ranker:
+    def _fitted(self, directory: Path, fit: Callable[[], AnyRanker]) -> AnyRanker:
         if not (directory / "ranker.json").is_file():
             save_ranker(fit(), directory, spec_hash=self.spec.hash)
         return load_ranker(directory)
 
-    def _ranker(self, encoder: ClsEncoder | None, *, dropout: float, dense: Ranker | None = None) -> Ranker:
+    @property
+    def _head(self) -> HeadSizes:
         layout = self.spec.text
-        ranker = Ranker(
-            encoder=encoder,
-            num_dense=len(self.spec.names("ranker", "number")),
+        return HeadSizes(
             segments=segments_of(length=layout.length, history_tokens=layout.context_tokens),
+            num_dense=len(self.spec.names("ranker", "number")),
             hidden=self.hidden,
-            dropout=dropout,
         )
-        if dense is not None:
-            ranker.take_dense_part(dense)
-        return ranker
 
-    def _fit_teacher(self, dense: Ranker, lists: RankerLists) -> Ranker:
+    def _ranker(self, encoder: ClsEncoder | None, *, dropout: float) -> Ranker:
+        head = self._head
+        return Ranker(
+            encoder=encoder, num_dense=head.num_dense, segments=head.segments, hidden=head.hidden, dropout=dropout
+        )
+
+    def _fit_teacher(self, dense: AnyRanker, lists: RankerLists) -> AnyRanker:
         recipe = self.teacher
         encoder = pretrained_encoder(
             checkpoint_directory(recipe.checkpoint),
-            pad_token=self._pad_token,
+            pad_token=self._tokenizer.pad,
             dropout=recipe.fit.dropout,
             trainable_layers=recipe.trainable_layers,
         )
-        return self._fit(self._ranker(encoder, dense=dense, dropout=recipe.fit.dropout), lists, recipe.fit)
+        teacher = self._ranker(encoder, dropout=recipe.fit.dropout)
+        teacher.take_dense_part(dense)
+        return self._fit(teacher, lists, recipe.fit)
 
-    def _fit_student(self, dense: Ranker, teacher: Ranker, lists: RankerLists) -> Ranker:
-        if teacher.encoder is None:
+    def _fit_student(
+        self, dense: AnyRanker, teacher: AnyRanker, lists: RankerLists, validation: RankerLists, directory: Path
+    ) -> AnyRanker:
+        if not isinstance(teacher, Ranker) or teacher.encoder is None:
             raise ValueError("the teacher has no text encoder, so there is nothing to distil: train it again")
-        teacher_scores = self._teacher_scores(teacher, lists)
-        encoder = student_encoder(
-            self.student_sizes,
-            teacher=teacher.encoder.cpu(),
-            num_tokens=self.spec.text.length,
-            dropout=self.student_fit.dropout,
-        )
-        student = self._ranker(encoder, dense=dense, dropout=self.student_fit.dropout)
-        return self._fit(student, lists, self.student_fit, teacher_scores=teacher_scores)
+        recipe, items = self.student, self.stage_one.stage1.items
+        student = recipe.form.build(teacher.encoder.cpu(), head=self._head, dropout=recipe.fit.dropout)
+        student.take_dense_part(dense)
+        if isinstance(student, DecomposedRanker):
+            num_tokens = items.text_tokens.shape[1] + 1
+            check_budget(student.encoder, num_items=len(items.item_id), num_tokens=num_tokens)
+        self._fit(student, lists, recipe.fit, teacher_scores=self._teacher_scores(teacher, lists))
+        self._weigh(student, validation)
+        if isinstance(student, DecomposedRanker):
+            directory.mkdir(parents=True, exist_ok=True)
+            write_item_states(
+                student.encoder,
+                directory / ITEM_STATES_FILE,
+                text_tokens=items.text_tokens,
+                sep=self.stage_one.stage1.special_tokens[1],
+            )
+        return student
+
+    def _weigh(self, student: AnyRanker, validation: RankerLists) -> None:
+        """Give the text the weight that lists which nothing was learnt from give it: nothing, where it adds nothing."""
+        some = np.sort(np.random.default_rng(self.seed).permutation(len(validation))[:MOST_WEIGHED])
+        lists = validation.take(some).learnable()
+        parts = np.stack(scores_by_part(student, lists), axis=2)
+        owners, places = np.nonzero(lists.present)
+        try:
+            weights = fit_weights(
+                parts[owners, places].astype(np.float64),
+                relevant=lists.relevance[owners, places] > 0,
+                owners=owners,
+            )
+        except ValueError as error:
+            logger.warning("ranker: the student's parts keep their weights (%s)", error)
+            return
+        student.weigh(dense=float(weights[0]), text=float(weights[1]))
+        logger.info("student: weights %.3g of dense features, %.3g of text, by %d lists", *weights, len(lists))
 
     def _teacher_scores(self, teacher: Ranker, lists: RankerLists) -> NDArray[np.float32]:
         """[N, C] scores, NaN where the teacher was not asked."""
@@ -206,8 +258,8 @@ class RankerTraining:
         return scores
 
     def _fit(
-        self, model: Ranker, lists: RankerLists, fit: Fit, *, teacher_scores: NDArray[np.float32] | None = None
-    ) -> Ranker:
+        self, model: AnyRanker, lists: RankerLists, fit: Fit, *, teacher_scores: NDArray[np.float32] | None = None
+    ) -> AnyRanker:
         pl.seed_everything(self.seed, workers=True, verbose=False)
         if fit.max_lists is not None and fit.max_lists < len(lists):
             lists = lists.take(np.sort(np.random.default_rng(self.seed).permutation(len(lists))[: fit.max_lists]))
@@ -219,13 +271,14 @@ class RankerTraining:
             learning_rate=fit.learning_rate,
             encoder_learning_rate=fit.encoder_learning_rate,
             weight_decay=fit.weight_decay,
+            distillation=fit.distillation,
             distillation_weight=fit.distillation_weight,
-            temperature=fit.temperature,
             num_steps=steps,
             spec_hash=self.spec.hash,
         )
         data = RankerData(
             lists=lists,
+            texts=texts_of(model, lists),
             teacher_scores=teacher_scores,
             num_negatives=fit.num_negatives,
             batch_size=fit.batch_size,
@@ -239,18 +292,8 @@ class RankerTraining:
         return model.eval()
 
     @property
-    def _pad_token(self) -> int:
-        return TextTokenizer(checkpoint_directory(self.teacher.checkpoint) / TOKENIZER_FILE).pad
-
-
-def _concatenate(first: RankerLists, second: RankerLists) -> RankerLists:
-    return RankerLists(
-        candidate_rows=np.concatenate([first.candidate_rows, second.candidate_rows]),
-        tokens=np.concatenate([first.tokens, second.tokens]),
-        dense=np.concatenate([first.dense, second.dense]),
-        relevance=np.concatenate([first.relevance, second.relevance]),
-        num_relevant=np.concatenate([first.num_relevant, second.num_relevant]),
-    )
+    def _tokenizer(self) -> TextTokenizer:
+        return TextTokenizer(checkpoint_directory(self.teacher.checkpoint) / TOKENIZER_FILE)
 
 
 def check_num_ranked(ranker_dir: Path, num_ranked: int) -> None:

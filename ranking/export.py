@@ -7,12 +7,15 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
+from ranking.decomposed import DecomposedEncoder, DecomposedRanker, ServedDecomposedRanker
 from ranking.model import ClsEncoder, EncoderSizes, Ranker
 
 logger = logging.getLogger(__name__)
@@ -20,52 +23,97 @@ logger = logging.getLogger(__name__)
 WEIGHTS_FILE, SIZES_FILE = "ranker.safetensors", "ranker.json"
 
 
-def save_ranker(model: Ranker, directory: Path, *, spec_hash: str) -> None:
+def save_ranker(model: Ranker | DecomposedRanker, directory: Path, *, spec_hash: str) -> None:
     """Write weights, then sizes: a directory that holds the sizes is complete."""
     directory.mkdir(parents=True, exist_ok=True)
     encoder = model.encoder
-    sizes = {
+    sizes: dict[str, Any] = {
         "spec_hash": spec_hash,
-        "encoder": None if encoder is None else asdict(encoder.sizes),
-        "pad_token": None if encoder is None else encoder.pad_token,
         "num_dense": len(model.dense_mean),
         "hidden": model.dense_hidden[0].out_features,
-        "segments": model.segments.tolist(),
+        "encoder": None if encoder is None else asdict(encoder.sizes),
     }
+    if isinstance(encoder, DecomposedEncoder):
+        sizes["decomposed"] = {
+            "num_joint_layers": len(encoder.joint),
+            "width": encoder.width,
+            "num_context_tokens": encoder.num_context_tokens,
+            "pad_token": encoder.lower.pad_token,
+        }
+    elif isinstance(model, Ranker):
+        sizes["cross"] = {
+            "segments": model.segments.tolist(),
+            "pad_token": None if encoder is None else encoder.pad_token,
+        }
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / WEIGHTS_FILE)
     (directory / SIZES_FILE).write_text(json.dumps(sizes, indent=2))
 
 
-def load_ranker(directory: Path) -> Ranker:
+def load_ranker(directory: Path) -> Ranker | DecomposedRanker:
     """Read what `save_ranker` wrote, ready to score."""
     if not (directory / SIZES_FILE).is_file():
         raise FileNotFoundError(f"no ranker in {directory}: run scripts/train_ranker.py")
     sizes = json.loads((directory / SIZES_FILE).read_text())
-    encoder = None
-    if sizes["encoder"] is not None:
-        encoder = ClsEncoder(sizes=EncoderSizes(**sizes["encoder"]), pad_token=sizes["pad_token"], dropout=0.0)
-    model = Ranker(
-        encoder=encoder,
-        num_dense=sizes["num_dense"],
-        segments=np.array(sizes["segments"], dtype=np.int64),
-        hidden=sizes["hidden"],
-        dropout=0.0,
-    )
+    encoder_sizes = None if sizes["encoder"] is None else EncoderSizes(**sizes["encoder"])
+    model: Ranker | DecomposedRanker
+    if "decomposed" in sizes and encoder_sizes is not None:
+        model = DecomposedRanker(
+            encoder=DecomposedEncoder(sizes=encoder_sizes, dropout=0.0, **sizes["decomposed"]),
+            num_dense=sizes["num_dense"],
+            hidden=sizes["hidden"],
+            dropout=0.0,
+        )
+    else:
+        cross, encoder = sizes["cross"], None
+        if encoder_sizes is not None:
+            encoder = ClsEncoder(sizes=encoder_sizes, pad_token=cross["pad_token"], dropout=0.0)
+        model = Ranker(
+            encoder=encoder,
+            num_dense=sizes["num_dense"],
+            segments=np.array(cross["segments"], dtype=np.int64),
+            hidden=sizes["hidden"],
+            dropout=0.0,
+        )
     model.load_state_dict(load_file(directory / WEIGHTS_FILE))
     return model.eval()
 
 
-def export_ranker(model: Ranker, path: Path, *, spec_hash: str) -> None:
-    """Write tokens [B, C, S], dense [B, C, F] -> scores [B, C] as ONNX; B and C are dynamic."""
-    length, num_dense = len(model.segments), len(model.dense_mean)
-    arguments = {"tokens": torch.ones(2, 3, length, dtype=torch.int64), "dense": torch.zeros(2, 3, num_dense)}
-    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+def export_ranker(model: Ranker | DecomposedRanker, path: Path, *, spec_hash: str) -> None:
+    """Write what is served as ONNX, scores [B, C]; B and C are dynamic.
+
+    Inputs are tokens [B, C, S] of a cross-encoder, or context_tokens [B, Sc] and candidate_states [B, C, Si, W] of a
+    decomposed one, and dense [B, C, F].
+    """
+    batch, candidates = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
+    dense = {"dense": torch.zeros(2, 3, len(model.dense_mean))}
+    if isinstance(model, DecomposedRanker):
+        encoder = model.encoder
+        arguments = {
+            "context_tokens": torch.ones(2, encoder.num_context_tokens, dtype=torch.int64),
+            "candidate_states": torch.ones(2, 3, 5, encoder.width, dtype=torch.int8),
+            **dense,
+        }
+        shapes = ({0: batch}, {0: batch, 1: candidates, 2: torch.export.Dim.DYNAMIC}, {0: batch, 1: candidates})
+        _export(ServedDecomposedRanker(model), arguments, shapes, path, spec_hash=spec_hash)
+    else:
+        arguments = {"tokens": torch.ones(2, 3, len(model.segments), dtype=torch.int64), **dense}
+        _export(model, arguments, ({0: batch, 1: candidates},) * 2, path, spec_hash=spec_hash)
+
+
+def _export(
+    model: nn.Module,
+    arguments: dict[str, Tensor],
+    shapes: tuple[dict[int, Any], ...],
+    path: Path,
+    *,
+    spec_hash: str,
+) -> None:
     program = torch.onnx.export(
         model.eval(),
         tuple(arguments.values()),
         input_names=list(arguments),
         output_names=["scores"],
-        dynamic_shapes=(dynamic, dynamic),
+        dynamic_shapes=shapes,
         dynamo=True,
         external_data=False,
         verbose=False,

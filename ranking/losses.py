@@ -23,7 +23,7 @@ def listwise_softmax(scores: Tensor, relevance: Tensor) -> Tensor:
     return -(target * torch.log_softmax(scores.float(), dim=1)).sum(dim=1)
 
 
-def distillation(scores: Tensor, teacher_scores: Tensor, *, temperature: float) -> Tensor:
+def listwise_kl(scores: Tensor, teacher_scores: Tensor, *, temperature: float) -> Tensor:
     """Kullback-Leibler divergence of the student's softmax from the teacher's, over one list.
 
     Args:
@@ -39,3 +39,53 @@ def distillation(scores: Tensor, teacher_scores: Tensor, *, temperature: float) 
     teacher = torch.log_softmax(teacher_scores.float() / temperature, dim=1)
     student = torch.log_softmax(scores.float() / temperature, dim=1)
     return (teacher.exp() * (teacher - student)).sum(dim=1) * temperature**2
+
+
+def centred_mse(scores: Tensor, teacher_scores: Tensor) -> Tensor:
+    """Mean squared difference of the scores after each list's mean is taken off, for it orders nothing.
+
+    Args:
+        scores: [P, C] of the student.
+        teacher_scores: [P, C].
+
+    Returns:
+        [P] of each list.
+
+    Source: Ba and Caruana, NeurIPS 2014, "Do deep nets really need to be deep?" (logit matching).
+    """
+    difference = scores.float() - teacher_scores.float()
+    return (difference - difference.mean(dim=1, keepdim=True)).square().mean(dim=1)
+
+
+def margin_mse(scores: Tensor, teacher_scores: Tensor) -> Tensor:
+    """Mean squared difference of the margins by which the first candidate, the chosen one, leads the others.
+
+    Args:
+        scores: [P, C] of the student, C at least 2.
+        teacher_scores: [P, C].
+
+    Returns:
+        [P] of each list.
+
+    Source: Hofstaetter et al., 2020, "Improving efficient neural ranking models with cross-architecture knowledge
+    distillation".
+    """
+    difference = scores.float() - teacher_scores.float()
+    return (difference[:, :1] - difference[:, 1:]).square().mean(dim=1)
+
+
+def info_nce(scores: Tensor, teacher_scores: Tensor, *, temperature: float) -> Tensor:
+    """Cross entropy of what the teacher likes best against all others of the list.
+
+    Args:
+        scores: [P, C] of the student.
+        teacher_scores: [P, C].
+        temperature: of the student's softmax.
+
+    Returns:
+        [P] of each list.
+
+    Source: van den Oord, Li and Vinyals, 2018, "Representation learning with contrastive predictive coding".
+    """
+    best = teacher_scores.argmax(dim=1, keepdim=True)
+    return -torch.log_softmax(scores.float() / temperature, dim=1).gather(1, best).squeeze(1)

@@ -1,7 +1,8 @@
 """The BERT ranker: an encoder over [CLS] history [SEP] candidate [SEP], joined by dense features.
 
-Owns layers only. Teacher and student are this one class in two sizes; the last layer computes the CLS position alone,
-which is exact and takes 0.55 to 0.75 of the time.
+Owns layers only. The teacher and students that read context and candidate together are this one class in two sizes;
+who reads them apart is decomposed.py's. The last layer computes the CLS position alone, which is exact and takes 0.55
+to 0.75 of the time.
 
 Shapes: B lists, C candidates, P = B * C pairs, S tokens, F dense features, H encoder width.
 """
@@ -83,14 +84,23 @@ class ClsEncoder(nn.Module):
 
     def forward(self, tokens: Tensor, segments: Tensor) -> Tensor:
         """[P, S] token ids, [S] segment of each position -> [P, H]."""
-        place = torch.arange(tokens.shape[1], device=tokens.device)
-        states = self.words(tokens) + self.positions(place) + self.segments(segments)
-        states = self.dropout(self.embedding_norm(states))
-        mask = (tokens != self.pad_token)[:, None, None, :]
+        states, mask = self._embedded(tokens, segments, first_position=0)
         for layer in self.layers[:-1]:
             states = layer(states, states, mask)
         cls: Tensor = self.layers[-1](states[:, :1], states, mask)
         return cls[:, 0]
+
+    def states(self, tokens: Tensor, segments: Tensor, *, first_position: int) -> Tensor:
+        """A part of a row read by itself, from its first position on: [P, S], [S] -> [P, S, H], zero at padding."""
+        states, mask = self._embedded(tokens, segments, first_position=first_position)
+        for layer in self.layers:
+            states = layer(states, states, mask)
+        return states * mask[:, 0, 0, :, None]
+
+    def _embedded(self, tokens: Tensor, segments: Tensor, *, first_position: int) -> tuple[Tensor, Tensor]:
+        place = first_position + torch.arange(tokens.shape[1], device=tokens.device)
+        states = self.words(tokens) + self.positions(place) + self.segments(segments)
+        return self.dropout(self.embedding_norm(states)), (tokens != self.pad_token)[:, None, None, :]
 
     def load_bert(self, state: dict[str, Tensor]) -> None:
         """Take the weights of a Hugging Face BERT of the same sizes; further layers of it are left out."""
@@ -120,47 +130,36 @@ class ClsEncoder(nn.Module):
                     own[f"{ours}.{kind}"].copy_(source[: len(own[f"{ours}.{kind}"])])
 
 
-class Ranker(nn.Module):
+class RankerParts(nn.Module):
     """Score of each candidate: a part from dense features, plus a part from text joined with them.
 
     The joint part starts at exactly 0, so that training begins from the dense part once that was fitted, and what the
-    text adds is learnt as a correction.
+    text adds is learnt as a correction. How the text is read is a subclass's.
 
     Args:
         encoder: of the text; None for a ranker of dense features alone.
+        text_width: of what the encoder gives of a candidate.
         num_dense: F.
-        segments: [S] segment of each token position.
         hidden: width of the hidden layers.
         dropout: in the dense part and the joint part.
-
-    Raises:
-        ValueError: the encoder reads fewer tokens than a row has.
     """
 
     dense_mean: Tensor
     dense_deviation: Tensor
-    segments: Tensor
 
     def __init__(
-        self, *, encoder: ClsEncoder | None, num_dense: int, segments: NDArray[np.int64], hidden: int, dropout: float
+        self, *, encoder: nn.Module | None, text_width: int, num_dense: int, hidden: int, dropout: float
     ) -> None:
         super().__init__()
-        if encoder is not None and len(segments) > encoder.sizes.max_tokens:
-            raise ValueError(
-                f"the ranker's token row has {len(segments)} tokens but its encoder reads {encoder.sizes.max_tokens}; "
-                "shorten features.text (query_tokens, history_tokens, candidate_tokens) or take another checkpoint"
-            )
-        self.encoder = encoder
         self.register_buffer("dense_mean", torch.zeros(num_dense))
         self.register_buffer("dense_deviation", torch.ones(num_dense))
-        self.register_buffer("segments", torch.from_numpy(segments), persistent=False)
         self.dense_hidden = nn.Sequential(nn.Linear(num_dense, hidden), nn.GELU(), nn.Dropout(dropout))
         self.dense_score = nn.Sequential(
             nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
         )
         if encoder is not None:
             self.joint = nn.Sequential(
-                nn.Linear(encoder.sizes.width + hidden, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
+                nn.Linear(text_width + hidden, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
             )
             nn.init.zeros_(self.joint[-1].weight)  # type: ignore[arg-type]
             nn.init.zeros_(self.joint[-1].bias)  # type: ignore[arg-type]
@@ -171,14 +170,23 @@ class Ranker(nn.Module):
         self.dense_mean.copy_(torch.from_numpy(flat.mean(axis=0)))
         self.dense_deviation.copy_(torch.from_numpy(np.maximum(flat.std(axis=0), 1e-3)))
 
-    def take_dense_part(self, dense: "Ranker") -> None:
+    def take_dense_part(self, dense: "RankerParts") -> None:
         """Start from the dense part of another ranker and keep it: what is learnt from now on is the text's part.
 
         Trained further on the few candidates that a text model can afford, the dense part forgets (docs/log.md).
         """
-        self.load_state_dict(dense.state_dict(), strict=False)
+        own = self.state_dict()
+        own.update({name: tensor for name, tensor in dense.state_dict().items() if name.startswith("dense_")})
+        self.load_state_dict(own)
         for part in (self.dense_hidden, self.dense_score):
             part.requires_grad_(False)
+
+    @torch.no_grad()
+    def weigh(self, *, dense: float, text: float) -> None:
+        """Multiply each part's scores by its weight, in the weights of its last layer."""
+        for part, weight in ((self.dense_score, dense), (self.joint, text)):
+            for parameter in part[-1].parameters():
+                parameter.mul_(weight)
 
     def dense_part(self, dense: Tensor) -> tuple[Tensor, Tensor]:
         """[..., F] -> hidden [..., hidden] and score [...]; a NaN counts as the mean, an outlier as 8 deviations."""
@@ -186,14 +194,49 @@ class Ranker(nn.Module):
         hidden = self.dense_hidden(scaled)
         return hidden, self.dense_score(hidden).squeeze(-1)
 
-    def forward(self, tokens: Tensor, dense: Tensor) -> Tensor:
-        """[B, C, S], [B, C, F] -> scores [B, C]."""
+    def scores(self, text: Tensor | None, dense: Tensor) -> Tensor:
+        """What the encoder gives of each candidate [B, C, H], and [B, C, F] -> scores [B, C]."""
         hidden, score = self.dense_part(dense)
-        if self.encoder is not None:
-            cls = self.encoder(tokens.flatten(0, 1), self.segments).unflatten(0, tokens.shape[:2])
-            score = score + self.joint(torch.cat([cls, hidden], dim=-1)).squeeze(-1)
+        if text is not None:
+            score = score + self.joint(torch.cat([text, hidden], dim=-1)).squeeze(-1)
         result: Tensor = score
         return result
+
+
+class Ranker(RankerParts):
+    """A cross-encoder: context and candidate are one row of tokens.
+
+    Args:
+        encoder: of the rows; None for a ranker of dense features alone.
+        num_dense: F.
+        segments: [S] segment of each token position.
+        hidden: width of the hidden layers.
+        dropout: in the dense part and the joint part.
+
+    Raises:
+        ValueError: the encoder reads fewer tokens than a row has.
+    """
+
+    segments: Tensor
+
+    def __init__(
+        self, *, encoder: ClsEncoder | None, num_dense: int, segments: NDArray[np.int64], hidden: int, dropout: float
+    ) -> None:
+        if encoder is not None and len(segments) > encoder.sizes.max_tokens:
+            raise ValueError(
+                f"the ranker's token row has {len(segments)} tokens but its encoder reads {encoder.sizes.max_tokens}; "
+                "shorten features.text (query_tokens, history_tokens, candidate_tokens) or take another checkpoint"
+            )
+        width = 0 if encoder is None else encoder.sizes.width
+        super().__init__(encoder=encoder, text_width=width, num_dense=num_dense, hidden=hidden, dropout=dropout)
+        self.encoder = encoder
+        self.register_buffer("segments", torch.from_numpy(segments), persistent=False)
+
+    def forward(self, tokens: Tensor, dense: Tensor) -> Tensor:
+        """[B, C, S], [B, C, F] -> scores [B, C]."""
+        if self.encoder is None:
+            return self.scores(None, dense)
+        return self.scores(self.encoder(tokens.flatten(0, 1), self.segments).unflatten(0, tokens.shape[:2]), dense)
 
 
 def segments_of(*, length: int, history_tokens: int) -> NDArray[np.int64]:

@@ -3,17 +3,23 @@
 Owns what happens in a step: label loss on sampled lists and, where a teacher has scored the list, its distillation.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from ranking.data import RankerLists
-from ranking.losses import distillation, listwise_softmax
-from ranking.model import Ranker
+from ranking.losses import listwise_softmax
+from ranking.model import RankerParts
+from ranking.texts import Texts
+
+# A student's scores and its teacher's of some lists [P, C] -> the loss of each [P].
+Distillation = Callable[[Tensor, Tensor], Tensor]
 
 
 class RankerModule(pl.LightningModule):
@@ -24,8 +30,8 @@ class RankerModule(pl.LightningModule):
         learning_rate: of everything but the encoder.
         encoder_learning_rate: of the encoder.
         weight_decay: of AdamW.
-        distillation_weight: of the teacher's part against the label's, where the teacher has scored.
-        temperature: of the distillation.
+        distillation: from the teacher's scores, where it has scored; None without one.
+        distillation_weight: of its part against the label's.
         num_steps: optimiser steps in all; the rate rises for a tenth of them and then falls to 0.
         spec_hash: hash of the feature spec, kept in checkpoints.
     """
@@ -33,12 +39,12 @@ class RankerModule(pl.LightningModule):
     def __init__(
         self,
         *,
-        model: Ranker,
+        model: RankerParts,
         learning_rate: float,
         encoder_learning_rate: float,
         weight_decay: float,
+        distillation: Distillation | None,
         distillation_weight: float,
-        temperature: float,
         num_steps: int,
         spec_hash: str,
     ) -> None:
@@ -47,20 +53,20 @@ class RankerModule(pl.LightningModule):
         self.learning_rate = learning_rate
         self.encoder_learning_rate = encoder_learning_rate
         self.weight_decay = weight_decay
+        self.distillation = distillation
         self.distillation_weight = distillation_weight
-        self.temperature = temperature
         self.num_steps = num_steps
         self.spec_hash = spec_hash
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Mean loss of a batch of lists: tokens [P, C, S], dense [P, C, F], teacher [P, C], has_teacher [P]."""
-        tokens, dense, teacher_scores, has_teacher = batch
-        scores = self.model(tokens, dense)
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        """Mean loss of a batch of lists: texts, dense [P, C, F], teacher [P, C], has_teacher [P]."""
+        *texts, dense, teacher_scores, has_teacher = batch
+        scores = self.model(*texts, dense)
         relevance = torch.zeros_like(scores)
         relevance[:, 0] = 1.0
         loss = listwise_softmax(scores, relevance)
-        if self.distillation_weight > 0.0:
-            taught = distillation(scores, teacher_scores, temperature=self.temperature)
+        if self.distillation is not None and self.distillation_weight > 0.0:
+            taught = self.distillation(scores, teacher_scores)
             loss = loss + self.distillation_weight * torch.where(has_teacher, taught, 0.0)
         mean = loss.mean()
         self.log("train/loss", mean, prog_bar=True)
@@ -68,7 +74,8 @@ class RankerModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, the encoder at a rate of its own; linear warm-up, then linear decay."""
-        encoder = [] if self.model.encoder is None else [p for p in self.model.encoder.parameters() if p.requires_grad]
+        read = self.model.encoder
+        encoder = [p for p in read.parameters() if p.requires_grad] if isinstance(read, nn.Module) else []
         known = {id(parameter) for parameter in encoder}
         others = [p for p in self.model.parameters() if p.requires_grad and id(p) not in known]
         groups = [
@@ -94,6 +101,7 @@ class RankerData(pl.LightningDataModule):
 
     Args:
         lists: training lists.
+        texts: of the same lists, as the ranker reads them.
         teacher_scores: [N, C] of the lists, NaN where the teacher has not scored; None without a teacher.
         num_negatives: sampled for each relevant candidate.
         batch_size: lists a step.
@@ -104,6 +112,7 @@ class RankerData(pl.LightningDataModule):
         self,
         *,
         lists: RankerLists,
+        texts: Texts,
         teacher_scores: NDArray[np.float32] | None,
         num_negatives: int,
         batch_size: int,
@@ -111,13 +120,14 @@ class RankerData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.lists = lists
+        self.texts = texts
         self.teacher_scores = teacher_scores
         self.num_negatives = num_negatives
         self.batch_size = batch_size
         self.seed = seed
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of (tokens, dense, teacher scores, whether there are any)."""
+        """Batches of (texts, dense, teacher scores, whether there are any); texts are what `Texts.of` says."""
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
         generator = np.random.default_rng([self.seed, epoch])
         scored = None if self.teacher_scores is None else np.isfinite(self.teacher_scores)
@@ -130,16 +140,35 @@ class RankerData(pl.LightningDataModule):
             teacher = self.teacher_scores[rows, places]
             has_teacher = np.asarray(np.isfinite(teacher).all(axis=1))
             teacher = np.where(has_teacher[:, None], teacher, 0.0).astype(np.float32)
-        tensors = TensorDataset(
-            torch.from_numpy(self.lists.tokens[rows, places].astype(np.int64)),
-            torch.from_numpy(self.lists.dense[rows, places]),
-            torch.from_numpy(teacher),
-            torch.from_numpy(has_teacher),
+        sampled = _Sampled(
+            texts=self.texts,
+            lists=lists,
+            places=places,
+            others=tuple(map(torch.from_numpy, (self.lists.dense[rows, places], teacher, has_teacher))),
         )
+        order = RandomSampler(sampled, generator=torch.Generator().manual_seed(self.seed * 100_003 + epoch))
         return DataLoader(
-            tensors,
-            batch_size=self.batch_size,
-            shuffle=True,
-            generator=torch.Generator().manual_seed(self.seed * 100_003 + epoch),
+            sampled,
+            batch_size=None,  # a batch is gathered at once, not sample by sample
+            sampler=BatchSampler(order, batch_size=self.batch_size, drop_last=False),
             pin_memory=torch.cuda.is_available(),
         )
+
+
+class _Sampled(Dataset[tuple[Tensor, ...]]):
+    """Samples of an epoch; texts are gathered batch by batch, for states of all of them would fill the memory."""
+
+    def __init__(
+        self, *, texts: Texts, lists: NDArray[np.int64], places: NDArray[np.int64], others: tuple[Tensor, ...]
+    ) -> None:
+        self.texts = texts
+        self.lists = lists
+        self.places = places
+        self.others = others
+
+    def __len__(self) -> int:
+        return len(self.lists)
+
+    def __getitem__(self, numbers: list[int]) -> tuple[Tensor, ...]:
+        own = np.array(numbers)
+        return (*self.texts.of(self.lists[own], self.places[own]), *(other[own] for other in self.others))

@@ -1,6 +1,6 @@
 """Train the rankers on out-of-fold candidates: gradient boosting, the BERT teacher, the student distilled from it.
 
-python scripts/train_ranker.py [experiment=teacher_long] [ranker.student_sizes.num_layers=3]
+python scripts/train_ranker.py [experiment=teacher_long] [ranker/student=small_bert]
 """
 
 from pathlib import Path

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from features.transforms import RankerInputs
 from serving.models import TowerArrays
 
 FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
 
 
 class BlsModels:
@@ -32,9 +32,9 @@ class BlsModels:
         """See `models.Models`."""
         return self._call("query_tower", output="query_embedding", given=inputs.by_name)
 
-    def ranker(self, *, tokens: IntArray, dense: FloatArray) -> FloatArray:
+    def ranker(self, inputs: RankerInputs) -> FloatArray:
         """See `models.Models`."""
-        return self._call("ranker", output="scores", given={"tokens": tokens, "dense": dense})
+        return self._call("ranker", output="scores", given=inputs.by_name)
 
     def _call(self, model: str, *, output: str, given: Mapping[str, NDArray[Any]]) -> FloatArray:
         request = self._api.InferenceRequest(

@@ -2,7 +2,7 @@
 
 Owns running them by onnxruntime in this process; calling them as Triton models is the model repository's business.
 
-Shapes: N queries, D embedding width, C candidates, S tokens, F dense features.
+Shapes: N queries, D embedding width, C candidates.
 """
 
 from pathlib import Path
@@ -13,9 +13,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from features.tower_inputs import QueryTowerInputs
+from features.transforms import RankerInputs
 
 FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
 TowerArrays = QueryTowerInputs[NDArray[Any]]
 
 # Two instances on two cores: one thread each gave 299 requests/s and p99 36 ms, spinning default threads 138 and 71 ms.
@@ -29,8 +29,8 @@ class Models(Protocol):
         """Query embeddings [N, D]; a model has no input for what its queries do not have, such as a text."""
         ...
 
-    def ranker(self, *, tokens: IntArray, dense: FloatArray) -> FloatArray:
-        """[N, C, S], [N, C, F] -> [N, C]."""
+    def ranker(self, inputs: RankerInputs) -> FloatArray:
+        """Scores [N, C]; a model has no input for what it does not read, such as tokens where it reads no text."""
         ...
 
 
@@ -55,11 +55,11 @@ class OnnxModels:
         """See `Models`."""
         return _run(self._query_tower, inputs.by_name)
 
-    def ranker(self, *, tokens: IntArray, dense: FloatArray) -> FloatArray:
-        """See `Models`; a model without text has no input of tokens."""
+    def ranker(self, inputs: RankerInputs) -> FloatArray:
+        """See `Models`."""
         if self._ranker is None:
             raise ValueError("these models were opened without a ranker")
-        return _run(self._ranker, {"tokens": tokens, "dense": dense})
+        return _run(self._ranker, inputs.by_name)
 
 
 def _run(session: onnxruntime.InferenceSession, feeds: dict[str, NDArray[Any]]) -> FloatArray:

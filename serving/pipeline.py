@@ -104,9 +104,10 @@ class Pipeline:
             items=stage1.items,
             statistics=stage1.statistics,
             special_tokens=stage1.special_tokens,
+            item_states=release.item_states,
         )
         clock.end("ranker_inputs")
-        ranker_scores = self.models.ranker(tokens=ranker_in.tokens, dense=ranker_in.dense)
+        ranker_scores = self.models.ranker(ranker_in)
         clock.end("rank")
         orders = final_order(candidates.rows, ranker_scores, k=k)
         item_id, retrieval_scores = stage1.catalogue.item_id, candidates.scores[:, :, 0]

@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from features.spec import FeatureSpec
 from serving.deltas import Delta, Deltas, deltas_dir
 from serving.durable import hash_file, sync_tree
@@ -20,7 +23,8 @@ from serving.retrieval import Stage1
 
 logger = logging.getLogger(__name__)
 
-MANIFEST_FILE, POPULAR_FILE, TITLES_FILE, RANKER_FILE = "manifest.json", "popular.json", "titles.json", "ranker.onnx"
+MANIFEST_FILE, POPULAR_FILE, TITLES_FILE = "manifest.json", "popular.json", "titles.json"
+RANKER_FILE, ITEM_STATES_FILE = "ranker.onnx", "item_states.npy"
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Release:
         stage1: all that retrieval reads.
         popular_item_ids: most popular first, for the fallback.
         titles: what a person calls each item.
+        item_states: [R, Si, W] texts of items as the ranker has read them beforehand; None where it reads none so.
         delta: number of the delta whose item aggregates it has; 0 as built.
     """
 
@@ -40,6 +45,7 @@ class Release:
     stage1: Stage1
     popular_item_ids: list[str]
     titles: Mapping[str, str]
+    item_states: NDArray[np.int8] | None = None
     delta: int = 0
 
     @classmethod
@@ -70,6 +76,7 @@ class Release:
             stage1=stage1,
             popular_item_ids=json.loads((path / POPULAR_FILE).read_text(encoding="utf-8")),
             titles=json.loads((path / TITLES_FILE).read_text(encoding="utf-8")),
+            item_states=read_item_states(path),
         )
         if delta is None:
             return built._with_newest()
@@ -132,6 +139,12 @@ class Release:
     def ranker_path(self) -> Path:
         """The ranker's ONNX file."""
         return self.path / RANKER_FILE
+
+
+def read_item_states(directory: Path) -> NDArray[np.int8] | None:
+    """Mapped, not copied, so that instances share them; None where there are none."""
+    path = directory / ITEM_STATES_FILE
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) if path.is_file() else None
 
 
 def verify(path: Path) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from evaluation.errors import ParityFailed
 from features.dataset import Dataset
-from features.transforms import RankerInputs
-from lifecycle.export_parity import Scorer, export_parity, with_ties_as
+from lifecycle.export_parity import export_parity, scorer_of, with_ties_as
 from lifecycle.train_ranker import STUDENT
 from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
+from ranking.decomposed import DecomposedRanker
 from ranking.export import load_ranker
 from ranking.model import Ranker
 from serving.pipeline import Pipeline
@@ -30,19 +30,8 @@ def places(smoke_dataset: Dataset) -> NDArray[np.int64]:
     return smoke_dataset.events.places(["test"])[::80][:12]
 
 
-def scorer(ranker: Ranker) -> Scorer:
-    def score(inputs: RankerInputs) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            scores: NDArray[np.float32] = ranker(
-                torch.from_numpy(inputs.tokens), torch.from_numpy(inputs.dense)
-            ).numpy()
-        return scores
-
-    return score
-
-
 @pytest.fixture
-def ranker(smoke_run: Path) -> Ranker:
+def ranker(smoke_run: Path) -> Ranker | DecomposedRanker:
     """What the release's ranker was exported from; a test may change it."""
     return load_ranker(smoke_run / "demo" / "ranker" / STUDENT)
 
@@ -61,10 +50,14 @@ def towers(smoke_run: Path, smoke_config: dict[str, Any], smoke_pipeline: Pipeli
 
 
 def test_the_exported_models_give_what_the_trained_ones_do(
-    smoke_pipeline: Pipeline, smoke_dataset: Dataset, towers: TwoTower, ranker: Ranker, places: NDArray[np.int64]
+    smoke_pipeline: Pipeline,
+    smoke_dataset: Dataset,
+    towers: TwoTower,
+    ranker: Ranker | DecomposedRanker,
+    places: NDArray[np.int64],
 ) -> None:
     queries = smoke_dataset.before(places, length=None)
-    report = export_parity(smoke_pipeline, towers=towers, score=scorer(ranker), queries=queries)
+    report = export_parity(smoke_pipeline, towers=towers, score=scorer_of(ranker), queries=queries)
     report.check(float_tolerance=1e-4)
     assert [field.name for field in report.fields] == [
         "item_embedding",
@@ -79,16 +72,17 @@ def test_weights_that_were_not_exported_do_not_pass(
     smoke_pipeline: Pipeline,
     smoke_dataset: Dataset,
     towers: TwoTower,
-    ranker: Ranker,
+    ranker: Ranker | DecomposedRanker,
     places: NDArray[np.int64],
     part: str,
 ) -> None:
-    changed = ranker if part == "ranker" else getattr(towers, part)
+    # Of the ranker what no text goes through: of changed texts the scorer would say so itself.
+    changed = ranker.joint if part == "ranker" else getattr(towers, part)
     with torch.no_grad():
         for parameter in changed.parameters():
             parameter.mul_(1.05)
     queries = smoke_dataset.before(places, length=None)
-    report = export_parity(smoke_pipeline, towers=towers, score=scorer(ranker), queries=queries)
+    report = export_parity(smoke_pipeline, towers=towers, score=scorer_of(ranker), queries=queries)
     fields = {"query_tower": "query_embedding", "item_tower": "item_embedding", "ranker": "ranker_score"}
     with pytest.raises(ParityFailed, match=rf"between trained and onnxruntime:[\s\S]*  {fields[part]}: "):
         report.check(float_tolerance=1e-4)

@@ -9,11 +9,15 @@ from features.dataset import Dataset
 from features.requests import each_event
 from lifecycle.candidates import StageOne
 from lifecycle.cuts import FOLD
+from lifecycle.export_parity import scorer_of
+from lifecycle.systems import as_served
 from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, TEACHER, check_num_ranked
 from ranking.data import RankerLists
+from ranking.decomposed import DecomposedRanker
 from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
-from ranking.teacher import score_pairs
+from ranking.scoring import scores_by_part
+from serving.release import read_item_states
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -39,21 +43,34 @@ def test_every_part_is_there_and_none_is_partial(ranker_dir: Path) -> None:
     assert names == {"dense", GRADIENT_BOOSTING, TEACHER, STUDENT, "training.json", "step.json"}
 
 
-def test_lists_come_from_every_event_that_the_fold_does_not_know_but_the_test(
-    ranker_dir: Path, smoke_dataset: Dataset
-) -> None:
+def test_lists_come_from_every_event_of_the_split_for_ranking(ranker_dir: Path, smoke_dataset: Dataset) -> None:
     facts = json.loads((ranker_dir / "training.json").read_text())
-    assert facts["lists"] == len(smoke_dataset.events.places(["ranking", "validation"]))
+    assert facts["lists"] == len(smoke_dataset.events.places(["ranking"]))
     assert 0 < facts["learnable_lists"] < facts["lists"]
     assert sum(facts["importance"].values()) == pytest.approx(1.0)
 
 
 def test_the_exported_student_scores_as_the_trained_one(ranker_dir: Path, lists: RankerLists) -> None:
-    tokens, dense = lists.tokens.reshape(-1, lists.tokens.shape[-1]), lists.dense.reshape(-1, lists.dense.shape[-1])
-    wanted = score_pairs(load_ranker(ranker_dir / STUDENT), tokens, dense).reshape(5, 50)
+    student = load_ranker(ranker_dir / STUDENT)
+    assert isinstance(student, DecomposedRanker)
+    states = read_item_states(ranker_dir / STUDENT)
+    assert states is not None
+    inputs = as_served(lists, np.arange(len(states)), states)
+    assert inputs.context_tokens.shape[1] == student.encoder.num_context_tokens
     session = onnxruntime.InferenceSession(str(ranker_dir / STUDENT / "ranker.onnx"))
-    got = session.run(None, {"tokens": lists.tokens.astype(np.int64), "dense": lists.dense})[0]
-    np.testing.assert_allclose(got, wanted, atol=1e-4)
+    got = session.run(None, {entry.name: inputs.by_name[entry.name] for entry in session.get_inputs()})[0]
+    np.testing.assert_allclose(got, scorer_of(student)(inputs), atol=1e-4)
+    # int8 is all that what was trained does not have
+    np.testing.assert_allclose(got, sum(scores_by_part(student, lists)), atol=0.05)
+
+
+def test_another_text_than_was_read_of_an_item_is_noticed(ranker_dir: Path, lists: RankerLists) -> None:
+    student = load_ranker(ranker_dir / STUDENT)
+    states = read_item_states(ranker_dir / STUDENT)
+    assert states is not None
+    inputs = as_served(lists, np.arange(len(states)), states[:, ::-1])
+    with pytest.raises(ValueError, match="of 250 candidates have another text than was read of them"):
+        scorer_of(student)(inputs)
 
 
 def test_the_exported_trees_score_as_the_trained_ones(ranker_dir: Path, lists: RankerLists) -> None:
@@ -63,24 +80,16 @@ def test_the_exported_trees_score_as_the_trained_ones(ranker_dir: Path, lists: R
     np.testing.assert_allclose(got, wanted, atol=1e-4)
 
 
-def test_teacher_and_student_read_the_text_and_the_dense_part_alone_does_not(
-    ranker_dir: Path, lists: RankerLists
-) -> None:
-    tokens, dense = lists.tokens[0], lists.dense[0]
-    other = tokens[np.random.default_rng(0).permutation(len(tokens))]
-    for name, reads_text in ((TEACHER, True), (STUDENT, True), ("dense", False)):
-        ranker = load_ranker(ranker_dir / name)
-        differ = score_pairs(ranker, tokens, dense) != score_pairs(ranker, other, dense)
-        assert differ.any() == reads_text, name
+def test_the_teacher_reads_the_text_and_the_dense_part_alone_does_not(ranker_dir: Path, lists: RankerLists) -> None:
+    for name, reads_text in ((TEACHER, True), ("dense", False)):
+        text_part = scores_by_part(load_ranker(ranker_dir / name), lists.take(np.arange(1)))[1]
+        assert text_part.any() == reads_text, name
 
 
-def test_the_student_is_smaller_than_its_teacher(ranker_dir: Path) -> None:
-    teacher, student = (
-        json.loads((ranker_dir / name / "ranker.json").read_text())["encoder"] for name in (TEACHER, STUDENT)
-    )
-    assert (student["num_layers"], student["width"]) == (1, 32)
-    assert (teacher["num_layers"], teacher["width"]) == (6, 384)
-    assert student["vocabulary"] == teacher["vocabulary"]
+def test_the_students_layers_are_its_teachers(ranker_dir: Path) -> None:
+    teacher, student = (json.loads((ranker_dir / name / "ranker.json").read_text()) for name in (TEACHER, STUDENT))
+    assert student["encoder"] == teacher["encoder"]
+    assert (student["decomposed"]["width"], student["decomposed"]["num_joint_layers"]) == (32, 1)
 
 
 def test_lists_of_another_length_than_was_learnt_on_are_refused(ranker_dir: Path) -> None:

@@ -166,3 +166,15 @@ def test_candidates_in_another_order_have_their_own_scores(build_ranker: BuildRa
     assert_close(ranker(tokens[:, order], dense[:, order]), scores[:, order], rtol=0.0, atol=1e-5)
     assert_close(ranker(tokens[:, 3:4], dense[:, 3:4]), scores[:, 3:4], rtol=0.0, atol=1e-5)
     assert_close(ranker(tokens[1:], dense[1:]), scores[1:], rtol=0.0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_weights_multiply_each_part_of_the_score(build_ranker: BuildRanker) -> None:
+    ranker, tokens, dense = build_ranker(), some_tokens(1, 4), some_dense(1, 4)
+    of_dense = ranker.dense_part(dense)[1]
+    of_text = ranker(tokens, dense) - of_dense
+    ranker.weigh(dense=2.0, text=0.0)
+    assert_close(ranker(tokens, dense), 2 * of_dense)
+    ranker = build_ranker()
+    ranker.weigh(dense=1.0, text=3.0)
+    assert_close(ranker(tokens, dense), of_dense + 3 * of_text, rtol=0.0, atol=1e-5)

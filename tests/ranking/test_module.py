@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 from torch.testing import assert_close
 
 from ranking.data import RankerLists
-from ranking.losses import distillation, listwise_softmax
+from ranking.losses import listwise_kl, listwise_softmax
 from ranking.model import Ranker, segments_of
 from ranking.module import RankerData, RankerModule
 from ranking.teacher import pretrained_encoder
+from ranking.texts import TokenTexts
 
 BuildRanker = Callable[..., Ranker]
 BuildLists = Callable[..., RankerLists]
@@ -53,6 +55,7 @@ class Recipe:
 def data_of(lists: RankerLists, recipe: Recipe, teacher_scores: NDArray[np.float32] | None = None) -> RankerData:
     return RankerData(
         lists=lists,
+        texts=TokenTexts(lists),
         teacher_scores=teacher_scores,
         num_negatives=recipe.num_negatives,
         batch_size=recipe.batch_size,
@@ -66,8 +69,8 @@ def module_of(model: Ranker, recipe: Recipe, *, num_steps: int) -> RankerModule:
         learning_rate=recipe.learning_rate,
         encoder_learning_rate=recipe.learning_rate / 2,
         weight_decay=recipe.weight_decay,
+        distillation=partial(listwise_kl, temperature=recipe.temperature),
         distillation_weight=recipe.distillation_weight,
-        temperature=recipe.temperature,
         num_steps=num_steps,
         spec_hash="abc",
     )
@@ -122,7 +125,7 @@ def test_the_teacher_counts_where_it_has_scored(build_ranker: BuildRanker, build
     assert has_teacher.sum() == 7
     scores = build_ranker()(tokens, dense)
     label_loss = listwise_softmax(scores, torch.eye(4)[:1].expand(14, 4))
-    taught = distillation(scores[has_teacher], teacher[has_teacher], temperature=2.0)
+    taught = listwise_kl(scores[has_teacher], teacher[has_teacher], temperature=2.0)
     expected = (label_loss.sum() + 3.0 * taught.sum()) / 14
     assert fit(build_ranker(), lists, recipe, teacher_scores).losses == [pytest.approx(expected.item(), rel=1e-5)]
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from features.tower_inputs import QueryTowerInputs
+from features.transforms import RankerInputs
 from serving.models import OnnxModels, open_session
 from serving.release import RANKER_FILE
 from serving.retrieval import QUERY_TOWER_FILE
@@ -39,12 +41,19 @@ def tower_inputs() -> dict[str, NDArray[Any]]:
     }
 
 
-def ranker_inputs(num_dense: int) -> dict[str, NDArray[np.generic]]:
+def ranker_inputs(num_dense: int) -> RankerInputs:
     generator = np.random.default_rng(0)
-    return {
-        "tokens": generator.integers(0, 5, size=(N, C, S)),
-        "dense": generator.normal(size=(N, C, num_dense)).astype(np.float32),
-    }
+    tokens = generator.integers(0, 5, size=(N, C, S))
+    return RankerInputs(
+        tokens=tokens,
+        context_tokens=tokens[:, 0, :8],
+        candidate_states=np.zeros((N, C, 6, 0), dtype=np.int8),
+        dense=generator.normal(size=(N, C, num_dense)).astype(np.float32),
+    )
+
+
+def row_of(inputs: RankerInputs, n: int) -> RankerInputs:
+    return RankerInputs(**{name: array[n : n + 1] for name, array in inputs.by_name.items()})
 
 
 def write_dense_ranker(path: Path) -> None:
@@ -75,9 +84,9 @@ def test_the_ranker_gives_what_its_weights_say(models: OnnxModels, tiny_release:
     weights = weights_of(tiny_release / RANKER_FILE)
     inputs = ranker_inputs(len(weights["dense_weights"]))
     expected = (
-        weights["token_table"][inputs["tokens"]].sum(axis=(2, 3)) + (inputs["dense"] @ weights["dense_weights"])[..., 0]
+        weights["token_table"][inputs.tokens].sum(axis=(2, 3)) + (inputs.dense @ weights["dense_weights"])[..., 0]
     )
-    scores = models.ranker(**inputs)
+    scores = models.ranker(inputs)
     assert scores.shape == (N, C)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
@@ -86,24 +95,23 @@ def test_a_ranker_without_text_takes_no_tokens(tiny_release: Path, tmp_path: Pat
     write_dense_ranker(tmp_path / "ranker.onnx")
     models = OnnxModels(query_tower=tiny_release / QUERY_TOWER_FILE, ranker=tmp_path / "ranker.onnx")
     dense = np.array([[[1.0, 2.0], [3.0, 4.0]]], dtype=np.float32)
-    scores = models.ranker(tokens=np.zeros((1, 2, S), dtype=np.int64), dense=dense)
+    scores = models.ranker(replace(row_of(ranker_inputs(2), 0), dense=dense))
     np.testing.assert_array_equal(scores, [[3.0, 7.0]])  # 1 + 2, 3 + 4
 
 
 def test_models_opened_without_a_ranker_say_so(tiny_release: Path) -> None:
     models = OnnxModels(query_tower=tiny_release / QUERY_TOWER_FILE, ranker=None)
     with pytest.raises(ValueError, match="opened without a ranker"):
-        models.ranker(**ranker_inputs(5))
+        models.ranker(ranker_inputs(5))
 
 
 def test_a_batch_equals_its_rows_one_at_a_time(models: OnnxModels, tiny_release: Path) -> None:
     tower, ranker = tower_inputs(), ranker_inputs(len(weights_of(tiny_release / RANKER_FILE)["dense_weights"]))
-    embeddings, scores = models.query_tower(QueryTowerInputs(**tower)), models.ranker(**ranker)
+    embeddings, scores = models.query_tower(QueryTowerInputs(**tower)), models.ranker(ranker)
     for n in range(N):
         one_tower = {name: array[n : n + 1] for name, array in tower.items()}
-        one_ranker = {name: array[n : n + 1] for name, array in ranker.items()}
         np.testing.assert_allclose(models.query_tower(QueryTowerInputs(**one_tower))[0], embeddings[n], atol=1e-5)
-        np.testing.assert_allclose(models.ranker(**one_ranker)[0], scores[n], atol=1e-5)
+        np.testing.assert_allclose(models.ranker(row_of(ranker, n))[0], scores[n], atol=1e-5)
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
