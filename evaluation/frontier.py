@@ -43,8 +43,17 @@ def affordable(table: pd.DataFrame, *, budget_ms: float) -> list[Choice]:
         ms = cost_ms(row, num) if num else 0.0
         if ms <= budget_ms:
             precision = row["precision"] if isinstance(row["precision"], str) else ""
-            values = (float(row[name]) for name in ("ndcg@10", "low", "high"))
-            choices.append(Choice(str(row["ranker"]), precision, num, *values, ms))
+            choices.append(
+                Choice(
+                    ranker=str(row["ranker"]),
+                    precision=precision,
+                    num_reordered=num,
+                    value=float(row["ndcg@10"]),
+                    low=float(row["low"]),
+                    high=float(row["high"]),
+                    ms=ms,
+                )
+            )
     return sorted(choices, key=lambda choice: (-choice.value, choice.ms))
 
 
