@@ -127,13 +127,13 @@ class TrainedText(nn.Module):
             learns = list(bert.encoder.layer[self._num_lower :])
             self._states = StateFile(directory, width=bert.config.hidden_size)
         self.trained = [parameter.requires_grad_() for module in learns for parameter in module.parameters()]
+        for module in bert.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        self.train()  # as the towers: without dropout it is all one
         self._is_stale = True
         self.register_load_state_dict_post_hook(_mark_stale)  # type: ignore[no-untyped-call]
         logger.info("%d weights of the text encoder learn", sum(parameter.numel() for parameter in self.trained))
-
-    def train(self, mode: bool = True) -> "TrainedText":
-        """Always as for inference."""
-        return super().train(False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[N, S] right-padded, without special tokens -> [N, E]; a row of padding is all zeros."""

@@ -9,6 +9,7 @@ from transformers import AutoModel, BertModel
 from tests.towers.tiny_bert import write_checkpoint
 from towers.text_encoder import SentenceEncoder, TextEncoder, checkpoint_directory
 
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny", seed=0)

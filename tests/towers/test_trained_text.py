@@ -94,9 +94,7 @@ def test_gradient_reaches_the_named_layers_and_no_others(checkpoint, tmp_path, l
         loss = (table.text_embedding[2:] * torch.arange(8.0)).sum()
     loss.backward()
     learn = {name for name, parameter in text.sentences.encoder.named_parameters() if parameter.grad is not None}
-    assert learn == {
-        name for name, _ in text.sentences.encoder.named_parameters() if name.startswith(LEARNING[layers])
-    }
+    assert learn == {name for name, _ in text.sentences.encoder.named_parameters() if name.startswith(LEARNING[layers])}
     # A key's bias moves all of a query's logits alike, so that nothing can come of it.
     still = {name for name in learn if not dict(text.sentences.encoder.named_parameters())[name].grad.abs().sum() > 0}
     assert all(name.endswith("key.bias") for name in still)
@@ -193,10 +191,9 @@ def test_items_without_any_text_leave_the_queries_to_teach(checkpoint, tmp_path)
 
 
 def test_training_has_no_dropout(checkpoint, tmp_path):
-    text = trained_text(checkpoint, tmp_path).train()
-    assert not text.sentences.encoder.training
-    tokens = torch.from_numpy(ITEMS)
-    assert_close(text(tokens), text(tokens), rtol=0, atol=0)
+    text, tokens = trained_text(checkpoint, tmp_path, layers=None), torch.from_numpy(ITEMS)
+    in_training = text.train()(tokens)
+    assert_close(in_training, text.eval()(tokens), rtol=0, atol=0)
 
 
 def test_a_saved_encoder_is_a_checkpoint_for_all_that_reads_one(checkpoint, tmp_path):

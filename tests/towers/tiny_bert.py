@@ -1,18 +1,21 @@
 """A checkpoint of BERT's with random weights, small enough for a test."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "toy", "story", "sea", "a", "##s")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = ("toy", "story", "sea", "a", "##s")
 
 
-def write_checkpoint(directory: Path, *, seed: int, layers: int = 1) -> Path:
-    """A BERT of ten words, eight wide."""
+def write_checkpoint(directory: Path, *, seed: int, layers: int = 1, words: Sequence[str] = WORDS) -> Path:
+    """A BERT of these words, eight wide."""
+    vocabulary = (*SPECIAL, *words)
     directory.mkdir()
     config = BertConfig(
-        vocab_size=len(WORDS),
+        vocab_size=len(vocabulary),
         hidden_size=8,
         num_hidden_layers=layers,
         num_attention_heads=2,
@@ -23,6 +26,6 @@ def write_checkpoint(directory: Path, *, seed: int, layers: int = 1) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         BertModel(config).save_pretrained(directory)
-    (directory / "vocab.txt").write_text("\n".join(WORDS))
+    (directory / "vocab.txt").write_text("\n".join(vocabulary))
     BertTokenizerFast(vocab=str(directory / "vocab.txt")).save_pretrained(directory)
     return directory
