@@ -39,10 +39,11 @@ from serving.settings import PipelineSettings
 from towers.export import WEIGHTS_FILE
 from towers.model import ItemTable, TowerSizes, TwoTower
 from towers.text_encoder import SentenceEncoder
+from towers.trained_text import TEXT_ENCODER_DIR
 
 logger = logging.getLogger(__name__)
 
-TRAINING_ONLY = (WEIGHTS_FILE, TEXT_EMBEDDINGS_FILE, "training.json", "curves")
+TRAINING_ONLY = (WEIGHTS_FILE, TEXT_EMBEDDINGS_FILE, TEXT_ENCODER_DIR, "training.json", "curves")
 FLOAT_TOLERANCE = 1e-4
 EXPORT_REQUESTS = 64
 RANKERS = (STUDENT, GRADIENT_BOOSTING)
@@ -55,7 +56,7 @@ class Export:
     Attributes:
         ranker: which of RANKERS is released.
         build_towers: makes the towers that the refitted weights are loaded into, for the gate of the export.
-        text_checkpoint: of the encoder of texts, for the same gate.
+        text_checkpoint: of the encoder of texts, for the same gate; one that was trained with the towers goes first.
         report: metrics of the evaluation by system, for the manifest.
         parity_events: events of the whole log replayed through both paths; all if there are fewer.
     """
@@ -137,6 +138,8 @@ class Export:
             item_table=ItemTable(items=stage1.items, text_embeddings=text_embeddings),
         )
         towers.load_state_dict(load_file(directory / WEIGHTS_FILE))
+        trained = directory / TEXT_ENCODER_DIR
+        encoder = str(trained) if trained.is_dir() else self.text_checkpoint
         test = np.random.default_rng(self.seed).permutation(self.dataset.events.places(["test"]))
         sample = self.dataset.before(np.sort(test[:EXPORT_REQUESTS]), length=None)
         exported = export_parity(
@@ -144,7 +147,7 @@ class Export:
             towers=towers,
             score=self._trained_scorer(),
             queries=sample,
-            sentence_encoder=SentenceEncoder.open(self.text_checkpoint) if stage1.spec.text.query_tokens else None,
+            sentence_encoder=SentenceEncoder.open(encoder) if stage1.spec.text.query_tokens else None,
         )
         logger.info("parity of the export, %d requests\n%s", len(sample), exported)
         exported.check(float_tolerance=FLOAT_TOLERANCE)

@@ -101,7 +101,7 @@ class MadeUpTraining:
         )
         return Windows(
             inputs=inputs,
-            text_embeddings=none,
+            texts=none,
             queries=np.arange(NUM_WINDOWS),
             targets=rows[:, 1:],
         )

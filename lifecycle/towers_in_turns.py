@@ -102,7 +102,7 @@ class TowersInTurns:
     @torch.no_grad()
     def _ranked(self, module: TowersModule, vocabularies: Vocabularies, asked: PastRequests, *, k: int) -> RankedLists:
         held = held_out(self.dataset, asked, spec=self.spec, vocabularies=vocabularies)
-        history_rows, *query = query_tensors(held.inputs, held.text_embeddings)
+        history_rows, *query = query_tensors(held.inputs, held.texts)
         model = module.model.eval()
         items = model.embed_catalogue()
         scores = model.query_tower(QueryTowerInputs(items[history_rows], *query)) @ items.T

@@ -32,7 +32,8 @@ from lifecycle.interrupts import interruptible
 from lifecycle.tracking import RunFacts, RunLogger
 from lifecycle.training_report import REPORT_DIR, Curves, write_curves, write_report
 from serving.retrieval import write_tables
-from towers.data import TowerData, held_out, training_windows
+from towers.data import HeldOut, QueryTexts, TowerData, Windows, held_out, training_windows
+from towers.errors import UnfitPieces
 from towers.export import export_towers
 from towers.loss_guard import LossGuard
 from towers.losses.loss import Loss
@@ -45,6 +46,7 @@ from towers.retrievers.ease import fit_ease
 from towers.retrievers.neighbours import NeighbourTable
 from towers.retrievers.transitions import fit_transitions
 from towers.text_encoder import SentenceEncoder, TextEncoder, checkpoint_directory
+from towers.trained_text import TEXT_ENCODER_DIR, QueryTokens, TextTraining, TrainedText
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +87,11 @@ class EpochSeed(Callback):
 
 @dataclass(frozen=True)
 class TowersTraining:
-    """Everything that does not change between the two cuts."""
+    """Everything that does not change between the two cuts.
+
+    Attributes:
+        text: how the text encoder is trained with the towers; None: its embeddings are made before, and stay.
+    """
 
     dataset: Dataset
     protocol: RequestProtocol
@@ -98,11 +104,12 @@ class TowersTraining:
     optimisation: Optimisation
     build_trainer: Callable[..., pl.Trainer]
     build_logger: Callable[..., RunLogger] | None
+    text: TextTraining | None = None
     facts: RunFacts = field(default_factory=RunFacts)
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder | None:
-        """Of what queries say, if they say anything."""
+        """Of what queries say, if they say anything, as it was before training."""
         return SentenceEncoder.open(self.text_encoder.checkpoint) if self.spec.text.query_tokens else None
 
     @property
@@ -114,8 +121,15 @@ class TowersTraining:
         """Refuse what does not fit before the hours that come before the first step.
 
         Raises:
-            UnfitPieces: loss, negatives and the items of a cut do not fit.
+            UnfitPieces: loss, negatives and the items of a cut do not fit, or an encoder cannot be trained as asked.
         """
+        if self.text is not None:
+            self.text.check(self.text_encoder.checkpoint)
+            if not self.spec.names("item", "text") and not self.spec.text.query_tokens:
+                raise UnfitPieces(
+                    f"the text encoder is to be trained, and dataset {self.dataset.name} has no texts: set "
+                    "text=precomputed, or name text columns in dataset.columns.items.text"
+                )
         for cut in CUTS:
             objective_of(loss=self.loss, negatives=self.negatives, items=self._training_items(cut))
 
@@ -178,9 +192,11 @@ class TowersTraining:
             directory,
             history_length=self.spec.history_length,
             spec_hash=self.spec.hash,
-            sentence_encoder=self.sentence_encoder,
+            sentence_encoder=self._as_trained(module) if self.spec.text.query_tokens else None,
             query_tokens=self.spec.text.query_tokens,
         )
+        if module.text is not None:
+            module.text.save(directory / TEXT_ENCODER_DIR, encoder=self.text_encoder.checkpoint)
         np.save(directory / TEXT_EMBEDDINGS_FILE, table.text_embedding.cpu().numpy(), allow_pickle=False)
         write_json(directory / SUMMARY_FILE, {"epochs": epochs, "cut": cut.name, **metrics})
         for checkpoint in directory.glob("*.ckpt"):
@@ -191,7 +207,28 @@ class TowersTraining:
         tokenizer = TextTokenizer(self.tokenizer_json)
         items = item_inputs(self.dataset.items, spec=self.spec, vocabularies=vocabularies, tokenizer=tokenizer)
         texts = item_texts(self.dataset.items, names=self.spec.names("item", "text"))
-        return vocabularies, items, ItemTable(items=items, text_embeddings=self.text_encoder.encode(texts))
+        embeddings = self.text_encoder.encode(texts if self.text is None else [""] * len(texts))
+        return vocabularies, items, ItemTable(items=items, text_embeddings=embeddings)
+
+    def _trained_text(self, windows: Windows, validation: HeldOut | None, directory: Path) -> TrainedText | None:
+        if self.text is None:
+            return None
+        tokenizer = TextTokenizer(self.tokenizer_json)
+        texts = item_texts(self.dataset.items, names=self.spec.names("item", "text"))
+        trained = TrainedText(
+            SentenceEncoder.open(self.text_encoder.checkpoint),
+            # Two of the encoder's tokens are special ones.
+            item_texts=tokenizer.encode(texts, length=self.text_encoder.max_tokens - 2).astype(np.int64),
+            settings=self.text,
+            directory=directory,
+        )
+        for asked in (windows, validation):
+            if asked is not None and asked.texts.shape[1]:
+                trained.prepare(asked.texts)
+        return trained
+
+    def _as_trained(self, module: TowersModule) -> SentenceEncoder | None:
+        return self.sentence_encoder if module.text is None else module.text.sentences
 
     def _fit(
         self,
@@ -208,8 +245,24 @@ class TowersTraining:
         pl.seed_everything(settings.seed, workers=True, verbose=False)
         sizes = TowerSizes.of(self.spec, vocabularies, text_width=table.text_embedding.shape[1])
         known = self._training_items(cut)
+        model = self.build_model(sizes=sizes, item_table=table)
+        query_texts: QueryTexts | None = self.sentence_encoder
+        if self.text is not None and self.sentence_encoder is not None:
+            query_texts = QueryTokens(self.sentence_encoder)
+        validation = None
+        if cut.validation is not None:
+            validation = held_out(
+                self.dataset,
+                self._validation_requests(cut, cut.validation),
+                spec=self.spec,
+                vocabularies=vocabularies,
+                query_texts=query_texts,
+            )
+        windows = training_windows(
+            self.dataset, cut.splits, spec=self.spec, vocabularies=vocabularies, query_texts=query_texts
+        )
         module = TowersModule(
-            model=self.build_model(sizes=sizes, item_table=table),
+            model=model,
             loss=self.loss,
             negatives=self.negatives,
             item_counts=known.counts,
@@ -218,25 +271,11 @@ class TowersTraining:
             weight_decay=settings.weight_decay,
             spec_hash=self.spec.hash,
             of_queries=known.of_queries,
+            text=self._trained_text(windows, validation, directory),
         )
         logger.info("towers, cut %s: %s", cut.name, module.objective.summary)
-        validation = None
-        if cut.validation is not None:
-            validation = held_out(
-                self.dataset,
-                self._validation_requests(cut, cut.validation),
-                spec=self.spec,
-                vocabularies=vocabularies,
-                sentence_encoder=self.sentence_encoder,
-            )
         data = TowerData(
-            windows=training_windows(
-                self.dataset,
-                cut.splits,
-                spec=self.spec,
-                vocabularies=vocabularies,
-                sentence_encoder=self.sentence_encoder,
-            ),
+            windows=windows,
             validation=validation,
             batch_size=settings.batch_size,
             seed=settings.seed,
@@ -270,6 +309,7 @@ class TowersTraining:
         with interruptible(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=str(last) if last else None)
         if validation is None:
+            module.refresh_texts()
             _finish(run, curves, cut, best_epoch=trainer.current_epoch, num_requests=0)
             return module, trainer.current_epoch, {}
         best = torch.load(keep_best.best_model_path, weights_only=True)

@@ -18,7 +18,7 @@ from lifecycle.tracking import RunFacts
 from lifecycle.train_towers import TowersTraining
 from serving.retrieval import SCORES
 
-SETTINGS = ("dataset", "towers", "loss", "negatives", "trainer", "optimisation", "seed")
+SETTINGS = ("dataset", "towers", "text", "loss", "negatives", "trainer", "optimisation", "seed")
 FEATURES = ("columns", "text", "encoder")  # where features are served from changes no model
 SOURCES = ("features", "towers", "lifecycle/train_towers.py", "lifecycle/cuts.py", "serving/retrieval.py")
 
@@ -40,6 +40,7 @@ def training_of(cfg: DictConfig, dataset: Dataset | None = None) -> TowersTraini
         spec=columns.spec(text=build(cfg.features.text), ranker_features=names),
         text_encoder=build(cfg.features.encoder),
         build_model=build(cfg.towers),
+        text=build(cfg.text) if cfg.text else None,
         loss=build(cfg.loss),
         negatives=build(cfg.negatives),
         optimisation=build(cfg.optimisation),

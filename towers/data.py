@@ -3,11 +3,13 @@
 Owns the cut of an event log into training windows. Turning raw values into arrays is features.transforms' job.
 
 Shapes: W windows, L history length, R rows of the item table, V requests to validate on, M relevant items of the one
-that has most, H items of the longest history, E width of a text embedding (0 where queries have no text).
+that has most, H items of the longest history, E width of a text embedding or of a row of tokens (0 where queries
+have no text).
 """
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -19,12 +21,21 @@ from torch.utils.data import DataLoader, TensorDataset
 from features.dataset import Dataset
 from features.requests import PastRequests
 from features.spec import FeatureSpec
+from features.text import TextTokenizer
 from features.tower_inputs import read_as_encoded
 from features.transforms import QueryInputs, query_inputs
 from features.vocab import PADDING, Vocabularies
-from towers.text_encoder import SentenceEncoder
 
 VALIDATION_BATCH = 256  # requests: their scores of 100,000 items take 100 MB
+
+
+class QueryTexts(Protocol):
+    """What batches carry of what queries say: embeddings, or tokens where their encoder is trained."""
+
+    tokenizer: TextTokenizer
+
+    def embed(self, tokens: NDArray[np.int64]) -> NDArray[Any]:
+        """[N, S] -> [N, E]."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +44,13 @@ class HeldOut:
 
     Attributes:
         inputs: of V queries as they asked.
-        text_embeddings: [V, E] of what the queries say.
+        texts: [V, E] of what the queries say; see QueryTexts.
         relevant: [V, M] ItemRow of what was then chosen, PADDING where there are fewer.
         excluded: [V, H] ItemRow of what is not to be shown: what the queries had, unless it may be shown again.
     """
 
     inputs: QueryInputs
-    text_embeddings: NDArray[np.float32]
+    texts: NDArray[Any]
     relevant: NDArray[np.int64]
     excluded: NDArray[np.int64]
 
@@ -50,7 +61,7 @@ def held_out(
     *,
     spec: FeatureSpec,
     vocabularies: Vocabularies,
-    sentence_encoder: SentenceEncoder | None = None,
+    query_texts: QueryTexts | None = None,
 ) -> HeldOut:
     """Past requests as arrays."""
     inputs = query_inputs(
@@ -58,11 +69,11 @@ def held_out(
         spec=spec,
         vocabularies=vocabularies,
         catalogue=dataset.items.catalogue,
-        tokenizer=None if sentence_encoder is None else sentence_encoder.tokenizer,
+        tokenizer=None if query_texts is None else query_texts.tokenizer,
     )
     return HeldOut(
         inputs=inputs,
-        text_embeddings=_text_embeddings(inputs, sentence_encoder),
+        texts=_texts(inputs, query_texts),
         relevant=asked.relevant,
         excluded=inputs.seen_rows[:, : 0 if spec.repeats else None],
     )
@@ -73,7 +84,7 @@ class Windows:
     """W training windows: the inputs of one event each, and a target for every position of its history."""
 
     inputs: QueryInputs
-    text_embeddings: NDArray[np.float32]  # [W, E]
+    texts: NDArray[Any]  # [W, E] see QueryTexts
     queries: NDArray[np.int64]  # [W] which of the log's queries each window is of
     # [W, L] ItemRow that follows each position; PADDING where there is nothing to learn: no event, or one that says no
     targets: NDArray[np.int64]
@@ -85,7 +96,7 @@ def training_windows(
     *,
     spec: FeatureSpec,
     vocabularies: Vocabularies,
-    sentence_encoder: SentenceEncoder | None = None,
+    query_texts: QueryTexts | None = None,
 ) -> Windows:
     """Cut each query's events into windows of L targets, from the newest backwards.
 
@@ -111,26 +122,26 @@ def training_windows(
         spec=spec,
         vocabularies=vocabularies,
         catalogue=dataset.items.catalogue,
-        tokenizer=None if sentence_encoder is None else sentence_encoder.tokenizer,
+        tokenizer=None if query_texts is None else query_texts.tokenizer,
     )
     return Windows(
         inputs=inputs,
-        text_embeddings=_text_embeddings(inputs, sentence_encoder),
+        texts=_texts(inputs, query_texts),
         queries=dataset.events.query_of(places),
         targets=targets,
     )
 
 
-def query_tensors(inputs: QueryInputs, text_embeddings: NDArray[np.float32]) -> tuple[Tensor, ...]:
+def query_tensors(inputs: QueryInputs, texts: NDArray[Any]) -> tuple[Tensor, ...]:
     """History rows, then what the query tower reads beside their embeddings, in the order of QueryTowerInputs."""
-    arrays = (inputs.history_rows, *read_as_encoded(inputs).values(), text_embeddings)
+    arrays = (inputs.history_rows, *read_as_encoded(inputs).values(), texts)
     return tuple(torch.from_numpy(array) for array in arrays)
 
 
-def _text_embeddings(inputs: QueryInputs, sentence_encoder: SentenceEncoder | None) -> NDArray[np.float32]:
-    if sentence_encoder is None:
+def _texts(inputs: QueryInputs, query_texts: QueryTexts | None) -> NDArray[Any]:
+    if query_texts is None:
         return np.zeros((len(inputs.text_tokens), 0), dtype=np.float32)
-    return sentence_encoder.embed(inputs.text_tokens)
+    return query_texts.embed(inputs.text_tokens)
 
 
 class WindowTensors(TensorDataset):
@@ -180,7 +191,7 @@ class TowerData(pl.LightningDataModule):
         """
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
         tensors = WindowTensors(
-            *query_tensors(self.windows.inputs, self.windows.text_embeddings),
+            *query_tensors(self.windows.inputs, self.windows.texts),
             torch.from_numpy(self.windows.targets),
             torch.from_numpy(self.windows.queries),
         )
@@ -204,7 +215,7 @@ class TowerData(pl.LightningDataModule):
             return []
         held = self.validation
         tensors = TensorDataset(
-            *query_tensors(held.inputs, held.text_embeddings),
+            *query_tensors(held.inputs, held.texts),
             torch.from_numpy(held.relevant),
             torch.from_numpy(held.excluded),
         )

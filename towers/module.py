@@ -3,6 +3,10 @@
 Owns no layers and no data. Validation ranks the whole catalogue, never a sample of it.
 """
 
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -19,6 +23,7 @@ from towers.negatives.items import QueryRows, TrainingItems
 from towers.negatives.sampler import NegativeSource
 from towers.objective import objective_of
 from towers.ranks import mean_over_ranks
+from towers.trained_text import TrainedText
 from towers.training_batch import BatchMaker, TrainingBatch
 
 MEASURED = 100  # length of the longest list that validation measures
@@ -37,6 +42,7 @@ class TowersModule(pl.LightningModule):
         weight_decay: of AdamW.
         spec_hash: hash of the feature spec, kept in checkpoints.
         of_queries: items of each query's training events, which mined negatives spare.
+        text: the encoder of texts, where it is trained too; batches then carry the tokens of what queries say.
 
     Raises:
         UnfitPieces: loss, negatives and items do not fit.
@@ -56,9 +62,11 @@ class TowersModule(pl.LightningModule):
         weight_decay: float,
         spec_hash: str,
         of_queries: QueryRows | None = None,
+        text: TrainedText | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self.text = text
         items = TrainingItems(counts=item_counts, recommendable=recommendable, of_queries=of_queries)
         self.objective = objective_of(loss=loss, negatives=negatives, items=items, prefix_widths=model.prefix_widths)
         self.make_batch = BatchMaker(
@@ -73,27 +81,46 @@ class TowersModule(pl.LightningModule):
         self._ndcg: list[Tensor] = []
         self._recall: list[Tensor] = []
 
+    def on_train_epoch_start(self) -> None:
+        """Embed the items' texts by the encoder as it stands."""
+        self.refresh_texts()
+
+    def on_validation_start(self) -> None:
+        """Embed the items' texts by the encoder as it stands."""
+        self.refresh_texts()
+
+    def refresh_texts(self) -> None:
+        """Embed the items' texts by the encoder as it stands, where it is trained and has changed."""
+        if self.text is not None:
+            self.text.refresh(self.model.item_table)
+
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Mean loss over the positions that have a target, of all ranks."""
-        # One pass of the item tower over the distinct items of the batch, whatever their role in it.
-        embeddings = self.model.embed_items(batch.rows)
-        states = self.model.query_tower.states(QueryTowerInputs(embeddings[batch.history_places], *batch.query))
-        losses = self.objective(
-            self.model,
-            batch,
-            states=states.flatten(0, 1)[batch.positions],  # [P, D]
-            embeddings=embeddings,
-            step=batch_idx,
-        )
+        with nullcontext() if self.text is None else self.text.learning(self.model.item_table):
+            # One pass of the item tower over the distinct items of the batch, whatever their role in it.
+            embeddings = self.model.embed_items(batch.rows)
+            states = self.model.query_tower.states(self._query_inputs(embeddings[batch.history_places], batch.query))
+            losses = self.objective(
+                self.model,
+                batch,
+                states=states.flatten(0, 1)[batch.positions],  # [P, D]
+                embeddings=embeddings,
+                step=batch_idx,
+            )
         loss = mean_over_ranks(losses)
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def _query_inputs(self, history_embeddings: Tensor, query: Sequence[Tensor]) -> QueryTowerInputs[Tensor]:
+        if self.text is not None and query[-1].shape[1]:
+            query = (*query[:-1], self.text(query[-1]))  # tokens [B, S] -> [B, E]
+        return QueryTowerInputs(history_embeddings, *query)
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """NDCG and recall of each request over all recommendable items but the excluded ones."""
         history_rows, *query, relevant, excluded = batch
         items = self.model.embed_catalogue()
-        queries = self.model.query_tower(QueryTowerInputs(items[history_rows], *query))
+        queries = self.model.query_tower(self._query_inputs(items[history_rows], query))
         scores = queries @ items.T  # [B, D] @ [D, R] -> [B, R]
         relevant_scores = scores.gather(1, relevant)  # [B, M]
         scores = scores.masked_fill(~self.recommendable, float("-inf")).scatter(1, excluded, float("-inf"))
@@ -121,9 +148,10 @@ class TowersModule(pl.LightningModule):
         """AdamW; the rate rises for a twentieth of all steps and then falls linearly to a twentieth."""
         # Fused: 9 times as fast for a million items on a CPU. In mixed precision Lightning does not clip for it.
         fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
-        optimiser = torch.optim.AdamW(
-            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
-        )
+        groups: list[dict[str, Any]] = [{"params": list(self.model.parameters())}]
+        if self.text is not None:
+            groups.append({"params": self.text.trained, "lr": self.text.settings.learning_rate})
+        optimiser = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused)
         num_steps = int(self.trainer.estimated_stepping_batches)
         warm_up = max(num_steps // 20, 1)
 

@@ -7,7 +7,7 @@ Shapes: N texts, S tokens without special ones, E embedding width.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -125,7 +125,7 @@ class _Embedder:
 
 
 class SentenceEncoder(nn.Module):
-    """Frozen: mean-pooled, normalised embeddings of token rows, as `features.transforms` makes them of queries' texts.
+    """Mean-pooled, normalised embeddings of token rows, as `features.transforms` makes them of queries' texts; frozen.
 
     Exported with the query tower, so that a text is embedded while serving as it was for training.
 
@@ -149,27 +149,61 @@ class SentenceEncoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[N, S] right-padded, without special tokens -> [N, E]; a row of padding is all zeros."""
+        ids, mask = self.with_special_tokens(tokens)
+        return self.pooled(self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+
+    def with_special_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, S] right-padded -> token ids as the encoder reads them and their mask, [N, S + 2] both."""
         count = (tokens != self.pad).sum(dim=1, keepdim=True)
         place = torch.arange(tokens.shape[1] + 2, device=tokens.device).unsqueeze(0)
         edge = torch.full_like(tokens[:, :1], self.pad)
         ids = torch.cat([torch.full_like(edge, self.cls), tokens, edge], dim=1)
         ids = torch.where(place == count + 1, self.sep, ids)
-        mask = (place <= count + 1).to(torch.int64)
-        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # [N, S + 2, E]
-        pooled = (states * mask.unsqueeze(-1)).sum(dim=1) / (count + 2)
-        embeddings: Tensor = nn.functional.normalize(pooled, dim=1) * (count > 0)
+        return ids, (place <= count + 1).to(torch.int64)
+
+    def pooled(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Last states [N, S + 2, E] and their mask [N, S + 2] -> [N, E]; a text without tokens is all zeros."""
+        length = mask.sum(dim=1, keepdim=True)
+        pooled = (states * mask.unsqueeze(-1)).sum(dim=1) / length
+        embeddings: Tensor = nn.functional.normalize(pooled, dim=1) * (length > 2)
         return embeddings
 
-    @torch.inference_mode()
     def embed(self, tokens: NDArray[np.int64], *, batch_size: int = 64) -> NDArray[np.float32]:
-        """Embeddings [N, E] of token rows, equal rows once; rows of like length together, without their padding."""
-        distinct, places = np.unique(tokens, axis=0, return_inverse=True)
-        lengths = (distinct != self.pad).sum(axis=1)
-        order = np.argsort(lengths, kind="stable")
-        parts = []
-        for start in tqdm(range(0, len(order), batch_size), desc="query text embeddings", unit="batch"):
-            batch = order[start : start + batch_size]
-            parts.append(self(torch.from_numpy(distinct[batch, : max(1, int(lengths[batch[-1]]))])).numpy())
-        embeddings = np.empty((len(distinct), parts[0].shape[1]), dtype=np.float32)
-        embeddings[order] = np.concatenate(parts)
-        return embeddings[places.reshape(-1)]
+        """Embeddings [N, E] of token rows."""
+        return embed_distinct(self, tokens, pad=self.pad, batch_size=batch_size, describe="query text embeddings")
+
+
+@torch.inference_mode()
+def embed_distinct(
+    encode: Callable[[Tensor], Tensor],
+    tokens: NDArray[np.int64],
+    *,
+    pad: int,
+    describe: str,
+    batch_size: int = 64,
+) -> NDArray[np.float32]:
+    """Embeddings [N, E] of token rows, equal rows once.
+
+    Args:
+        encode: [n, S] -> [n, E].
+        tokens: [N, S] right-padded.
+        pad: the token of padding.
+        describe: of the progress bar.
+        batch_size: rows a pass.
+    """
+    distinct, places = np.unique(tokens, axis=0, return_inverse=True)
+    batches = batches_by_length(distinct, pad=pad, batch_size=batch_size)
+    made = [encode(batch).cpu().numpy() for _, batch in tqdm(batches, desc=describe, unit="batch")]
+    embeddings = np.empty((len(distinct), made[0].shape[1]), dtype=np.float32)
+    embeddings[np.concatenate([rows for rows, _ in batches])] = np.concatenate(made)
+    return embeddings[places.reshape(-1)]
+
+
+def batches_by_length(
+    tokens: NDArray[np.int64], *, pad: int, batch_size: int = 64
+) -> list[tuple[NDArray[np.int64], Tensor]]:
+    """Which rows are together, and their tokens without the padding that all of them have."""
+    lengths = (tokens != pad).sum(axis=1)
+    order = np.argsort(lengths, kind="stable")
+    parts = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+    return [(rows, torch.from_numpy(tokens[rows, : max(1, int(lengths[rows[-1]]))])) for rows in parts]

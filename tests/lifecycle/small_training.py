@@ -1,6 +1,6 @@
 """A training of the fold on a log by hand, with everything in it that draws; as a script, one that is killed.
 
-python tests/lifecycle/small_training.py DIRECTORY STEP
+python tests/lifecycle/small_training.py DIRECTORY STEP [LAYERS of the text encoder that are trained too]
 """
 
 import importlib.util
@@ -9,7 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from features.split import LeaveOneOut
 from lifecycle.entry import LIBRARY_CHATTER
 from lifecycle.train_towers import Optimisation, TowersTraining
 from serving.retrieval import SCORES
+from tests.towers.tiny_bert import write_checkpoint
 from towers.losses.softmax import Softmax
 from towers.model import build_two_tower
 from towers.negatives.frequency import Frequency
@@ -34,6 +35,7 @@ from towers.negatives.hard import Hard
 from towers.negatives.mixed import Mixed
 from towers.negatives.targets import Queue
 from towers.text_encoder import TextEncoder
+from towers.trained_text import TextTraining
 
 NUM_QUERIES, NUM_EVENTS, NUM_ITEMS = 24, 30, 40
 COLUMNS = FeatureColumns(
@@ -105,6 +107,24 @@ def small_training(*, seed: int = 1, max_epochs: int = 5, **changes: Any) -> Tow
     return TowersTraining(**{**pieces, **changes})
 
 
+def with_trained_text(folder: Path, *, layers: int | None) -> dict[str, Any]:
+    """Changes to a small training: items and queries have texts, of an encoder in `folder` that is trained too."""
+    dataset = small_dataset()
+    columns = replace(COLUMNS, query_text="wish")
+    checkpoint = folder / "tiny"
+    if not checkpoint.is_dir():
+        words = ("film", "wish", "##0", *(f"i{item}" for item in range(NUM_ITEMS)))
+        write_checkpoint(checkpoint, seed=0, layers=2, words=words)
+    names = small_training().spec.names("ranker", "number")
+    return {
+        "dataset": replace(dataset, query_texts=[f"wish i{query}" for query in range(NUM_QUERIES - 1)] + [""]),
+        "columns": columns,
+        "spec": columns.spec(text=TextLayout(query_tokens=4), ranker_features=names),
+        "text_encoder": TextEncoder(checkpoint=str(checkpoint), cache_dir=None, max_tokens=8),
+        "text": TextTraining(trainable_layers=layers, learning_rate=0.01, items_per_step=8),
+    }
+
+
 @dataclass
 class Steps(Callback):
     """Losses of the steps by their number, bit by bit, and the state in which training ends."""
@@ -145,4 +165,6 @@ def train(
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), killed_at=int(sys.argv[2]))
+    to, step, *trained = sys.argv[1:]
+    changes = with_trained_text(Path(to).parent, layers=int(trained[0])) if trained else {}
+    train(Path(to), killed_at=int(step), **changes)

@@ -102,6 +102,7 @@ def test_every_search_names_settings_of_the_towers_and_values_that_they_take(sea
 def test_an_experiment_named_after_an_option_chooses_it() -> None:
     rows = {
         "towers": ("causal", "gated", "gru", "mean"),
+        "text": ("last_layers", "full"),
         "loss": ("full_softmax", "sampled_softmax", "gbce", "bpr"),
         "negatives": ("uniform", "frequency", "in_batch", "queue", "mixed", "hard"),
     }

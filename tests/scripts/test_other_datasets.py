@@ -72,7 +72,8 @@ def test_two_csv_files_become_a_served_recommender(run_pipeline: RunPipeline, tm
     assert printed.count("the same list") == 3  # over HTTP as over gRPC
 
 
-def test_a_search_collection_becomes_a_served_search(run_pipeline: RunPipeline, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["precomputed", "last_layers"])
+def test_a_search_collection_becomes_a_served_search(run_pipeline: RunPipeline, tmp_path: Path, text: str) -> None:
     names = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
     documents = [
         {"_id": f"d{n}", "title": name, "text": f"Somebody painted this {name}."} for n, name in enumerate(names)
@@ -89,7 +90,10 @@ def test_a_search_collection_becomes_a_served_search(run_pipeline: RunPipeline, 
         judged = "".join(f"{part}{n}\td{n}\t1\n" for n in range(len(names)))
         (collection / "qrels" / f"{part}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
 
-    printed = run_pipeline("dataset=search", f"dataset.source.directory={collection}")
+    printed = run_pipeline("dataset=search", f"text={text}", f"dataset.source.directory={collection}")
+    # The parity gates held: what is served embeds texts as the trained encoder does, if it was trained.
+    trained = [path.parent.name for path in tmp_path.rglob("text_encoder")]
+    assert sorted(trained) == ([] if text == "precomputed" else ["fold", "refit"])
     titles = shown_titles(printed)
     assert len(titles) == 30
     assert set(titles) <= set(names)

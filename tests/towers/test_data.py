@@ -107,8 +107,8 @@ def test_without_a_stored_history_every_event_is_learnt_from_what_its_query_is(b
 
 def test_queries_without_text_have_text_embeddings_of_no_width(build_world):
     world = a_world(build_world, {"p": ["train", "train", "validation"]})
-    assert windows_of(world).text_embeddings.shape == (1, 0)
-    assert world.held_out("validation").text_embeddings.shape == (1, 0)
+    assert windows_of(world).texts.shape == (1, 0)
+    assert world.held_out("validation").texts.shape == (1, 0)
 
 
 histories = st.dictionaries(
@@ -223,7 +223,7 @@ def test_the_parts_of_a_batch_belong_together(world):
         np.testing.assert_array_equal(history_rows, data.windows.inputs.history_rows[places])
         for name, expected in read_as_encoded(data.windows.inputs).items():
             np.testing.assert_array_equal(query.pop(0), expected[places], err_msg=name)
-        np.testing.assert_array_equal(text_embeddings, data.windows.text_embeddings[places])
+        np.testing.assert_array_equal(text_embeddings, data.windows.texts[places])
         np.testing.assert_array_equal(targets, data.windows.targets[places])
         np.testing.assert_array_equal(queries, data.windows.queries[places])
 

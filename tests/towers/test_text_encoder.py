@@ -4,30 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, BertModel, BertTokenizerFast
+from transformers import AutoModel, BertModel
 
+from tests.towers.tiny_bert import write_checkpoint
 from towers.text_encoder import SentenceEncoder, TextEncoder, checkpoint_directory
-
-WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "toy", "story", "sea", "a", "##s")
-
-
-def write_checkpoint(directory: Path, *, seed: int) -> Path:
-    """A BERT of one layer and ten words."""
-    directory.mkdir()
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=16,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        BertModel(config).save_pretrained(directory)
-    (directory / "vocab.txt").write_text("\n".join(WORDS))
-    BertTokenizerFast(vocab=str(directory / "vocab.txt")).save_pretrained(directory)
-    return directory
 
 
 @pytest.fixture(scope="module")
