@@ -337,6 +337,7 @@ def test_tables_that_were_written_are_read_back(stage1: Stage1, tiny_release: Pa
         index=stage1.index,
         linear_embeddings=stage1.linear_embeddings,
         blend=stage1.blend,
+        new_items=stage1.new_items,
         fusion=stage1.fusion,
     )
 
