@@ -58,7 +58,7 @@ class IndexStep:
     cuts: Sequence[Cut] = CUTS
 
     def run(self, out_dir: Path) -> None:
-        """Write of each cut linear embeddings, new items and the index, beside them blend and fusion, and index.json."""
+        """Write of each cut linear embeddings, new items and index, beside them blend and fusion, and index.json."""
         linear = {cut.name: self.blend_fit.linear(self.dataset, self.protocol, cut) for cut in self.cuts}
         blend, regularisation = self.blend_fit.fit(
             self._learned_alone(FOLD, out_dir), linear[FOLD.name], dataset=self.dataset, protocol=self.protocol

@@ -49,8 +49,8 @@ class BlendFit:
         width: of the linear embeddings; 0: none.
         popularity: whether an item's popularity as of the last tick counts.
         learned_width: of the learned embeddings only so many first coordinates; None: all.
-        new_items: share of the NDCG@10 of known items that items without events are shown for (fit_new_items.py); 0: they
-            keep what the towers make of their content.
+        new_items: share of known items' NDCG@10 that items without events get (fit_new_items.py); 0: they keep what
+            the towers make of their content.
         seed: draws requests where there are too many, and items as if they were new.
     """
 

@@ -110,7 +110,7 @@ class ContentMap:
         """
         weights = weights / weights.mean()
         total = float(len(known))
-        mean = weights @ embeddings / total
+        mean: Array = weights @ embeddings / total
         blocks = [slice(start, start + BLOCK) for start in range(0, len(known), BLOCK)]
         centre = np.sum([weights[block] @ features.of(known[block]) for block in blocks], axis=0) / total
         gram, product = np.zeros((len(centre), len(centre))), np.zeros((len(centre), len(mean)))
