@@ -36,6 +36,7 @@ from serving.retrieval import (
 from towers.index.build import FlatBuilder, IndexBuilder
 from towers.retrievers.blend import Blend
 from towers.retrievers.fusion import Fusion
+from towers.retrievers.linear import LinearFit
 from towers.retrievers.new_items import NewItems
 
 logger = logging.getLogger(__name__)
@@ -60,29 +61,32 @@ class IndexStep:
     def run(self, out_dir: Path) -> None:
         """Write of each cut linear embeddings, new items and index, beside them blend and fusion, and index.json."""
         linear = {cut.name: self.blend_fit.linear(self.dataset, self.protocol, cut) for cut in self.cuts}
-        blend, regularisation = self.blend_fit.fit(
-            self._learned_alone(FOLD, out_dir), linear[FOLD.name], dataset=self.dataset, protocol=self.protocol
-        )
-        facts, bias = {}, 0.0
-        for cut in self.cuts:
-            embeddings, new_items = linear[cut.name].embeddings(regularisation), NewItems.none()
-            if self.blend_fit.new_items:
-                stage_one = self._learned_alone(cut, out_dir).blended_by(blend, linear=embeddings)
-                content = self._content(stage_one)
-                if content is not None:
-                    bias = self._new_item_bias(content, stage_one) if cut == FOLD else bias
-                    new_items, embeddings = content.in_index(embeddings, bias=bias)
-            facts[cut.name] = self._build(cut, embeddings, blend, new_items, builder=self.builder, out_dir=out_dir)
+        blend, regularisation = self._fit_blend(linear[FOLD.name], out_dir)
+        embeddings = {name: own.embeddings(regularisation) for name, own in linear.items()}
+        facts = {
+            cut.name: self._build(cut, embeddings[cut.name], blend, builder=self.builder, out_dir=out_dir)
+            for cut in self.cuts
+        }
+        opened = [StageOne.open(cut, towers_dir=self.towers_dir, index_dir=out_dir) for cut in self.cuts]
+        contents = [self._content(stage_one) if self.blend_fit.new_items else None for stage_one in opened]
+        fold, content = opened[0], contents[0]
+        # Without new items, which validation never chooses: against them the fusion would weigh what they lack.
+        known = fold if content is None else fold.without(content.new)
+        fusion = self.fusion_fit.fit(known, dataset=self.dataset, protocol=self.protocol)
+        bias = 0.0 if content is None else self._new_item_bias(content, fold.fused_by(fusion))
+        for cut, own in zip(self.cuts, contents, strict=True):
+            if own is not None:
+                new_items, filled = own.in_index(embeddings[cut.name], bias=bias)
+                facts[cut.name] = self._build(cut, filled, blend, new_items, builder=self.builder, out_dir=out_dir)
         (out_dir / "index.json").write_text(json.dumps(facts, indent=2))
-        fold = StageOne.open(FOLD, towers_dir=self.towers_dir, index_dir=out_dir)
-        self.fusion_fit.fit(fold, dataset=self.dataset, protocol=self.protocol).write(out_dir / FUSION_FILE)
+        fusion.write(out_dir / FUSION_FILE)
 
-    def _learned_alone(self, cut: Cut, out_dir: Path) -> StageOne:
-        """Stage 1 of a cut before anything is fitted: it opens with any weights, and embeds queries alike with all."""
-        num_rows = len(np.load(self.towers_dir / cut.name / RECOMMENDABLE_FILE, allow_pickle=False))
-        nothing = np.zeros((num_rows, 0), dtype=np.float32)
-        self._build(cut, nothing, Blend(), NewItems.none(), builder=FlatBuilder(), out_dir=out_dir)
-        return StageOne.open(cut, towers_dir=self.towers_dir, index_dir=out_dir)
+    def _fit_blend(self, linear: LinearFit, out_dir: Path) -> tuple[Blend, float]:
+        # Stage 1 opens with any weights; the learned embeddings are the same with all.
+        embeddings = np.zeros((len(linear.vectors), 0), dtype=np.float32)
+        self._build(FOLD, embeddings, Blend(), builder=FlatBuilder(), out_dir=out_dir)
+        fold = StageOne.open(FOLD, towers_dir=self.towers_dir, index_dir=out_dir)
+        return self.blend_fit.fit(fold, linear, dataset=self.dataset, protocol=self.protocol)
 
     def _content(self, stage_one: StageOne) -> Content | None:
         texts = np.load(self.towers_dir / stage_one.cut.name / TEXT_EMBEDDINGS_FILE, allow_pickle=False)
@@ -104,12 +108,12 @@ class IndexStep:
         cut: Cut,
         linear: NDArray[np.float32],
         blend: Blend,
-        new_items: NewItems,
+        new_items: NewItems | None = None,
         *,
         builder: IndexBuilder,
         out_dir: Path,
     ) -> dict[str, object]:
-        directory = self.towers_dir / cut.name
+        directory, new_items = self.towers_dir / cut.name, new_items or NewItems.none()
         learned, statistics = (
             np.load(directory / ARRAYS_DIR / f"{name}.npy", allow_pickle=False)
             for name in ("item_embeddings", "statistics")

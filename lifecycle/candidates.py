@@ -80,15 +80,15 @@ class StageOne:
         """The same with the retrievers fused otherwise."""
         return replace(self, stage1=replace(self.stage1, fusion=fusion))
 
-    def blended_by(self, blend: Blend, *, linear: NDArray[np.float32] | None = None) -> "StageOne":
-        """The same with the parts of the towers' score weighed otherwise; an answer's index follows with its tick.
+    def blended_by(self, blend: Blend) -> "StageOne":
+        """The same with the parts of the towers' score weighed otherwise; an answer's index follows with its tick."""
+        return replace(self, stage1=replace(self.stage1, blend=blend))
 
-        Args:
-            blend: the weights.
-            linear: [R, L] other linear embeddings, which no index follows; None: as they are.
-        """
-        linear = self.stage1.linear_embeddings if linear is None else linear
-        return replace(self, stage1=replace(self.stage1, blend=blend, linear_embeddings=linear))
+    def without(self, rows: NDArray[np.int64]) -> "StageOne":
+        """The same without some items [P] among the candidates."""
+        recommendable = self.stage1.recommendable.copy()
+        recommendable[rows] = False
+        return replace(self, stage1=replace(self.stage1, recommendable=recommendable))
 
     def ask(
         self,

@@ -27,7 +27,7 @@ from lifecycle.candidates import StageOne
 from lifecycle.cuts import FOLD
 from lifecycle.groups import popularity_deciles
 from lifecycle.leaks import past_of
-from serving.retrieval import RECOMMENDABLE_FILE
+from serving.retrieval import RECOMMENDABLE_FILE, Stage1
 from towers.index.build import FlatBuilder
 from towers.retrievers.new_items import NewItems
 
@@ -145,12 +145,14 @@ class ColdItems:
             "popularity": np.broadcast_to(num_had, shape),
             "popularity of its categories": np.broadcast_to(np.where(self.is_held, by_category, num_had), shape),
         }
+        embedded = as_embedded(stage_one, new=self.is_held)
         lists = {
             name: self._answers(system, known, asked_then, seen=seen)
             for name, system in {
-                "all retrievers, fused": stage_one,
-                "towers": _searching(stage_one, allowed),
-                "towers, new items as embedded": _searching(as_embedded(stage_one, new=self.is_held), allowed),
+                "fused": stage_one,
+                "towers": _towers(stage_one, allowed),
+                "fused, as embedded": embedded,
+                "towers, as embedded": _towers(embedded, allowed),
             }.items()
         }
         return lists | {
@@ -172,13 +174,9 @@ class ColdItems:
             "popularity of its categories": np.broadcast_to(by_category, shape),
         }
         return {
-            "towers": self._answers(_searching(stage_one, self.is_held), known, asked_then, seen=seen),
-            "towers, new items as embedded": self._answers(
-                _searching(embedded, self.is_held), known, asked_then, seen=seen
-            ),
-            "towers trained with them": self._answers(
-                _searching(informed, self.is_held), self.dataset, asked, seen=seen
-            ),
+            "towers": self._answers(_towers(stage_one, self.is_held), known, asked_then, seen=seen),
+            "towers, as embedded": self._answers(_towers(embedded, self.is_held), known, asked_then, seen=seen),
+            "towers trained with them": self._answers(_towers(informed, self.is_held), self.dataset, asked, seen=seen),
             **{
                 name: top_items(own, k=LIST_LENGTH, allowed=self.is_held, excluded=seen) for name, own in scores.items()
             },
@@ -204,15 +202,19 @@ class ColdItems:
 def as_embedded(stage_one: StageOne, *, new: NDArray[np.bool_]) -> StageOne:
     """The same with the item tower's embeddings of new items [R], and nothing else of them."""
     linear = np.where(new[:, None], np.float32(0.0), stage_one.stage1.linear_embeddings)
-    return replace(stage_one, stage1=replace(stage_one.stage1, linear_embeddings=linear, new_items=NewItems.none()))
+    stage1 = replace(stage_one.stage1, linear_embeddings=linear, new_items=NewItems.none())
+    return replace(stage_one, stage1=_indexed(stage1, stage1.recommendable))
 
 
-def _searching(stage_one: StageOne, allowed: NDArray[np.bool_]) -> StageOne:
+def _towers(stage_one: StageOne, allowed: NDArray[np.bool_]) -> StageOne:
     """The towers without the other retrievers, searching some items [R] alone."""
-    stage1, rows = stage_one.stage1, np.flatnonzero(allowed)
-    index = FlatBuilder().build(stage1.indexed(rows), rows)
-    fusion = stage1.fusion.alone("towers", quota=LIST_LENGTH)
-    return replace(stage_one, stage1=replace(stage1, index=index, recommendable=allowed, fusion=fusion))
+    stage1 = _indexed(stage_one.stage1, allowed)
+    return replace(stage_one, stage1=stage1).fused_by(stage1.fusion.alone("towers", quota=LIST_LENGTH))
+
+
+def _indexed(stage1: Stage1, allowed: NDArray[np.bool_]) -> Stage1:
+    rows = np.flatnonzero(allowed)
+    return replace(stage1, index=FlatBuilder().build(stage1.indexed(rows), rows), recommendable=allowed)
 
 
 def category_popularity(

@@ -5,8 +5,9 @@ new items new_items.py's. Content leaves open how popular an item will be, and w
 expected of a middling one; so ranked, nobody would see it. The bias is a price that is set, not a fact that is
 estimated: it shows new items until they get a given share of the NDCG@10 that known ones get.
 
-The share is measured on validation requests of the fold, as if a tenth of the known items were new at a time, their
-embeddings from a map that was fitted without them.
+The share is measured in the order of all retrievers, of which the towers alone know a new item, on validation requests
+of the fold: as if a tenth of the known items were new at a time, their embeddings from a map that was fitted without
+them.
 
 Shapes: N requests, R rows of the item table, K known items, D and L widths of learned and linear embeddings, C pairs of
 a request and a known item that it chose.
@@ -22,7 +23,6 @@ from features.dataset import Dataset
 from features.protocol import RequestProtocol
 from features.requests import PastRequests
 from features.statistics import ItemStatistics
-from features.vocab import PADDING
 from lifecycle.candidates import StageOne
 from towers.retrievers.content import ContentFeatures, ContentMap
 from towers.retrievers.new_items import NewItems
@@ -115,7 +115,7 @@ def fit_bias(
 
     Args:
         content: of the cut.
-        stage_one: of the same cut, with its blend.
+        stage_one: of the same cut, with its blend and its fusion.
         asked: N requests that the cut has not seen, of items that their queries had not had.
         dataset: the log.
         protocol: says which counts may be known.
@@ -126,14 +126,17 @@ def fit_bias(
     contest = _contest(
         content, stage_one, asked, dataset=dataset, protocol=protocol, folds=generator.permutation(folds)
     )
-    most = contest.share(np.inf)
-    if not most > 0:
-        logger.warning("new items get no bias, for no validation request chose a known item that it would have found")
+    most, weight = contest.share(np.inf), stage_one.stage1.fusion.weights["towers"]
+    if not (most > 0 and weight > 0):
+        logger.warning(
+            "new items get no bias, for no validation request chose a known item that the towers would have brought"
+        )
         return 0.0
     low, high = contest.bounds
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (low, middle) if contest.share(middle) >= min(share, most) else (middle, high)
+    high /= weight
     logger.info(
         "new items: %d, bias %.3f for a share of %.2f, %d choices", len(content.new), high, share, len(contest.own)
     )
@@ -145,7 +148,7 @@ class _Contest:
     """Known items that were chosen, as if each were new, against what it would meet.
 
     Attributes:
-        own: [C] score as new.
+        own: [C] fused score as new, without a bias.
         place: [C] how many stand before it as known.
         newer: [C] how many of those that are new with it stand before it.
         others: [C, TOP] best scores of all that stay known.
@@ -178,31 +181,34 @@ def _contest(
     protocol: RequestProtocol,
     folds: IntArray,
 ) -> _Contest:
-    stage1, known = stage_one.stage1, content.known
+    stage1, known, asked = stage_one.stage1, content.known, asked.only(np.isin(asked.relevant, content.known))
     inputs = stage1.query_inputs(asked.states(dataset, length=stage1.spec.stored_history))
-    queries = stage1.embed(inputs, models=stage_one.models)[:, :-1]
+    queries = stage1.embed(inputs, models=stage_one.models)
     days = protocol.item_days(dataset, stage_one.cut.splits)
     statistics = ItemStatistics.at_requests(days, requested_at_ms=inputs.requested_at_ms, tick_ms=stage1.spec.tick_ms)
-    bias, ticks = stage1.blend.item_bias(statistics.values[:, known]), statistics.ticks(inputs.requested_at_ms)
-    seen, as_new = asked.seen_rows(dataset), content.as_new(folds)
+    ticks, seen, as_new = statistics.ticks(inputs.requested_at_ms), asked.seen_rows(dataset), content.as_new(folds)
     found = []
-    for n in range(len(asked)):
-        chosen = np.flatnonzero(np.isin(known, asked.relevant[n][asked.relevant[n] != PADDING]))
-        if not len(chosen):
-            continue
-        scores = np.stack([content.embeddings @ queries[n] + bias[ticks[n]], as_new @ queries[n]]).astype(np.float64)
-        scores[:, np.isin(known, seen[n])] = -np.inf
-        for place in chosen:
-            with_it = folds == folds[place]
-            others = np.r_[scores[0, ~with_it], np.full(TOP, -np.inf)]
-            found.append(
-                (
-                    scores[1, place],
-                    (scores[0] > scores[0, place]).sum(),
-                    (scores[1, with_it] > scores[1, place]).sum(),
-                    -np.sort(-others)[:TOP],
-                )
+    for tick in np.unique(ticks):
+        as_of = stage1.as_of(statistics.at(int(tick)))
+        for n in np.flatnonzero(ticks == tick):
+            scores = np.stack(
+                [
+                    as_of.fused_scores(inputs.take(slice(n, n + 1)), queries[n : n + 1], known)[0],
+                    stage1.fusion.weights["towers"] * (as_new @ queries[n, :-1]).astype(np.float64),
+                ]
             )
+            scores[:, np.isin(known, seen[n])] = -np.inf
+            for place in np.flatnonzero(np.isin(known, asked.relevant[n])):
+                with_it = folds == folds[place]
+                others = np.r_[scores[0, ~with_it], np.full(TOP, -np.inf)]
+                found.append(
+                    (
+                        scores[1, place],
+                        (scores[0] > scores[0, place]).sum(),
+                        (scores[1, with_it] > scores[1, place]).sum(),
+                        -np.sort(-others)[:TOP],
+                    )
+                )
     own, before, newer, others = zip(*found, strict=True) if found else ((), (), (), ())
     return _Contest(
         own=np.array(own, dtype=np.float64),

@@ -239,23 +239,40 @@ class Stage1:
         for n in range(len(excluded)):
             allowed = self.recommendable.copy()
             allowed[excluded[n]] = False
-            answers: dict[str, Answer] = {
-                "towers": IndexHits(found_rows[n], self.indexed, query_embeddings[n]),
-                **{
-                    name: self.neighbours[name].score_history(queries.history_rows[n], own[n])
-                    for name, own in weights.items()
-                },
-                "popularity": self.popular,
-                **{
-                    name: repeats(queries.seen_rows[n], queries.seen_age_days[n], half_life_days=half_life_days)
-                    for name, half_life_days in HALF_LIVES_DAYS.items()
-                },
-            }
+            own_weights = {name: own[n] for name, own in weights.items()}
+            hits = IndexHits(found_rows[n], self.indexed, query_embeddings[n])
+            answers = self._answers(queries, n, hits=hits, weights=own_weights)
             rows, scores, ranks = self.fusion.candidates(answers, allowed=allowed, num_candidates=num_candidates)
             candidates.rows[n, : len(rows)] = rows
             candidates.scores[n, : len(rows)] = scores
             candidates.ranks[n, : len(rows)] = ranks
         return candidates
+
+    def fused_scores(self, queries: QueryInputs, query_embeddings: FloatArray, rows: IntArray) -> NDArray[np.float64]:
+        """What orders candidates, of items [P] that are ones or not: [N, P]."""
+        weights = {name: weigh(queries.history_rows) for name, weigh in NEIGHBOUR_WEIGHTS.items()}
+        scores = np.zeros((len(query_embeddings), len(rows)))
+        for n, embedding in enumerate(query_embeddings):
+            own_weights = {name: own[n] for name, own in weights.items()}
+            answers = self._answers(queries, n, hits=IndexHits(rows[:0], self.indexed, embedding), weights=own_weights)
+            scores[n] = sum(self.fusion.weights[name] * answer.of(rows) for name, answer in answers.items())
+        return scores
+
+    def _answers(
+        self, queries: QueryInputs, n: int, *, hits: IndexHits, weights: Mapping[str, FloatArray]
+    ) -> dict[str, Answer]:
+        """What each retriever says to query `n`; `weights` are of its history, by neighbour table."""
+        return {
+            "towers": hits,
+            **{
+                name: self.neighbours[name].score_history(queries.history_rows[n], own) for name, own in weights.items()
+            },
+            "popularity": self.popular,
+            **{
+                name: repeats(queries.seen_rows[n], queries.seen_age_days[n], half_life_days=half_life_days)
+                for name, half_life_days in HALF_LIVES_DAYS.items()
+            },
+        }
 
     def _search(self, query_embeddings: FloatArray, *, excluded: IntArray) -> IntArray:
         """Rows [N, k] by the index, best first: as many as the towers may bring besides all that is excluded."""
