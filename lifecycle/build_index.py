@@ -1,12 +1,14 @@
 """Step build_index: what the towers' embeddings are blended with, and an index over the blend for each cut.
 
-Owns the order of these and which items enter: those that can be recommended by what the cut knows. The blend is fitted
-on the fold and taken over by the refit, for nothing that the refit does not know is left to fit on but the test.
+Owns the order of these and which items enter: those that can be recommended by what the cut knows. The blend, and what
+new items get beside it, are fitted on the fold and taken over by the refit, for nothing that the refit does not know is
+left to fit on but the test.
 """
 
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +21,14 @@ from lifecycle.candidates import StageOne
 from lifecycle.cuts import CUTS, FOLD, Cut
 from lifecycle.fit_blend import BlendFit
 from lifecycle.fit_fusion import FusionFit
+from lifecycle.fit_new_items import Content, fit_bias
+from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
 from serving.retrieval import (
     ARRAYS_DIR,
     BLEND_FILE,
     FUSION_FILE,
     LINEAR_SUFFIX,
+    NEW_ITEMS_SUFFIX,
     QUERY_TOWER_FILE,
     RECOMMENDABLE_FILE,
     write_index,
@@ -32,13 +37,18 @@ from towers.index.build import FlatBuilder, IndexBuilder
 from towers.retrievers.blend import Blend
 from towers.retrievers.fusion import Fusion
 from towers.retrievers.linear import LinearFit
+from towers.retrievers.new_items import NewItems
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class IndexStep:
-    """Everything that the step needs."""
+    """Everything that the step needs.
+
+    Attributes:
+        cuts: that are indexed, the fold first.
+    """
 
     dataset: Dataset
     protocol: RequestProtocol
@@ -46,18 +56,30 @@ class IndexStep:
     builder: IndexBuilder
     blend_fit: BlendFit
     fusion_fit: FusionFit
+    cuts: Sequence[Cut] = CUTS
 
     def run(self, out_dir: Path) -> None:
-        """Write of each cut the linear embeddings and the index, beside them blend and fusion, and index.json."""
-        linear = {cut.name: self.blend_fit.linear(self.dataset, self.protocol, cut) for cut in CUTS}
+        """Write of each cut linear embeddings, new items and index, beside them blend and fusion, and index.json."""
+        linear = {cut.name: self.blend_fit.linear(self.dataset, self.protocol, cut) for cut in self.cuts}
         blend, regularisation = self._fit_blend(linear[FOLD.name], out_dir)
-        facts = {}
-        for cut in CUTS:
-            embeddings = linear[cut.name].embeddings(regularisation)
-            facts[cut.name] = self._build(cut, embeddings, blend, builder=self.builder, out_dir=out_dir)
+        embeddings = {name: own.embeddings(regularisation) for name, own in linear.items()}
+        facts = {
+            cut.name: self._build(cut, embeddings[cut.name], blend, builder=self.builder, out_dir=out_dir)
+            for cut in self.cuts
+        }
+        opened = [StageOne.open(cut, towers_dir=self.towers_dir, index_dir=out_dir) for cut in self.cuts]
+        contents = [self._content(stage_one) if self.blend_fit.new_items else None for stage_one in opened]
+        fold, content = opened[0], contents[0]
+        # Without new items, which validation never chooses: against them the fusion would weigh what they lack.
+        known = fold if content is None else fold.without(content.new)
+        fusion = self.fusion_fit.fit(known, dataset=self.dataset, protocol=self.protocol)
+        bias = 0.0 if content is None else self._new_item_bias(content, fold.fused_by(fusion))
+        for cut, own in zip(self.cuts, contents, strict=True):
+            if own is not None:
+                new_items, filled = own.in_index(embeddings[cut.name], bias=bias)
+                facts[cut.name] = self._build(cut, filled, blend, new_items, builder=self.builder, out_dir=out_dir)
         (out_dir / "index.json").write_text(json.dumps(facts, indent=2))
-        fold = StageOne.open(FOLD, towers_dir=self.towers_dir, index_dir=out_dir)
-        self.fusion_fit.fit(fold, dataset=self.dataset, protocol=self.protocol).write(out_dir / FUSION_FILE)
+        fusion.write(out_dir / FUSION_FILE)
 
     def _fit_blend(self, linear: LinearFit, out_dir: Path) -> tuple[Blend, float]:
         # Stage 1 opens with any weights; the learned embeddings are the same with all.
@@ -66,21 +88,45 @@ class IndexStep:
         fold = StageOne.open(FOLD, towers_dir=self.towers_dir, index_dir=out_dir)
         return self.blend_fit.fit(fold, linear, dataset=self.dataset, protocol=self.protocol)
 
+    def _content(self, stage_one: StageOne) -> Content | None:
+        texts = np.load(self.towers_dir / stage_one.cut.name / TEXT_EMBEDDINGS_FILE, allow_pickle=False)
+        return Content.of(stage_one, texts=texts, dataset=self.dataset)
+
+    def _new_item_bias(self, content: Content, stage_one: StageOne) -> float:
+        return fit_bias(
+            content,
+            stage_one,
+            self.blend_fit.asked(stage_one.cut, dataset=self.dataset, protocol=self.protocol),
+            dataset=self.dataset,
+            protocol=self.protocol,
+            share=self.blend_fit.new_items,
+            generator=np.random.default_rng(self.blend_fit.seed),
+        )
+
     def _build(
-        self, cut: Cut, embeddings: NDArray[np.float32], blend: Blend, *, builder: IndexBuilder, out_dir: Path
+        self,
+        cut: Cut,
+        linear: NDArray[np.float32],
+        blend: Blend,
+        new_items: NewItems | None = None,
+        *,
+        builder: IndexBuilder,
+        out_dir: Path,
     ) -> dict[str, object]:
-        directory = self.towers_dir / cut.name
+        directory, new_items = self.towers_dir / cut.name, new_items or NewItems.none()
         learned, statistics = (
             np.load(directory / ARRAYS_DIR / f"{name}.npy", allow_pickle=False)
             for name in ("item_embeddings", "statistics")
         )
         rows = np.flatnonzero(np.load(directory / RECOMMENDABLE_FILE, allow_pickle=False))
-        index = builder.build(blend.item_embeddings(learned[rows], embeddings[rows], statistics[-1, rows]), rows)
+        blended = blend.item_embeddings(learned[rows], linear[rows], statistics[-1, rows])
+        index = builder.build(new_items.placed(blended, rows), rows)
         write_index(
             out_dir / f"{cut.name}.faiss",
             index=index,
-            linear_embeddings=embeddings,
+            linear_embeddings=linear,
             blend=blend,
+            new_items=new_items,
             fusion=Fusion.unweighted(self.fusion_fit.quotas),
         )
         logger.info("index of %s: %d items of width %d", cut.name, len(index), index.width)
@@ -95,6 +141,7 @@ def embedding_space_hash(towers_dir: Path, index_dir: Path, cut: Cut) -> str:
     """Hash of all that queries and items are embedded by: an index answers only queries embedded by the same."""
     digest = hashlib.sha256()
     learned = (towers_dir / QUERY_TOWER_FILE, towers_dir / ARRAYS_DIR / "item_embeddings.npy")
-    for file in (*learned, (index_dir / cut.name).with_suffix(LINEAR_SUFFIX), index_dir / BLEND_FILE):
+    own = ((index_dir / cut.name).with_suffix(suffix) for suffix in (LINEAR_SUFFIX, NEW_ITEMS_SUFFIX))
+    for file in (*learned, *own, index_dir / BLEND_FILE):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

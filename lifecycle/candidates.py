@@ -84,6 +84,12 @@ class StageOne:
         """The same with the parts of the towers' score weighed otherwise; an answer's index follows with its tick."""
         return replace(self, stage1=replace(self.stage1, blend=blend))
 
+    def without(self, rows: NDArray[np.int64]) -> "StageOne":
+        """The same without some items [P] among the candidates."""
+        recommendable = self.stage1.recommendable.copy()
+        recommendable[rows] = False
+        return replace(self, stage1=replace(self.stage1, recommendable=recommendable))
+
     def ask(
         self,
         dataset: Dataset,

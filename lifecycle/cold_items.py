@@ -1,7 +1,7 @@
 """Cold start: items held out of training entirely are ranked among all others by their content.
 
-Owns which items are held out, what they are compared with, and the table. Training is train_towers.py's, retrieval
-serving's; nothing here knows how a tower embeds an item that it has no id for.
+Owns which items are held out, what they are compared with, and the table. Training is train_towers.py's, what
+stands in the index for new items build_index.py's.
 """
 
 # Shapes: N requests, M relevant items of the request that has most, R rows of the item table.
@@ -27,10 +27,9 @@ from lifecycle.candidates import StageOne
 from lifecycle.cuts import FOLD
 from lifecycle.groups import popularity_deciles
 from lifecycle.leaks import past_of
-from serving.retrieval import ARRAYS_DIR, RETRIEVERS, write_index
+from serving.retrieval import RECOMMENDABLE_FILE, Stage1
 from towers.index.build import FlatBuilder
-from towers.retrievers.blend import Blend
-from towers.retrievers.fusion import Fusion
+from towers.retrievers.new_items import NewItems
 
 LIST_LENGTH = 100
 METRICS = ("ndcg@10", "recall@100")
@@ -100,42 +99,37 @@ class ColdItems:
     def _is_kept(self) -> NDArray[np.bool_]:
         return np.asarray(~self.is_held[self.dataset.event_rows()])
 
-    def measure(self, towers_dir: Path, *, generator: np.random.Generator) -> dict[str, Measured]:
-        """Every system on the requests of SPLITS, full ranking over all items, held out or not.
+    def recommend_all(self, towers_dir: Path) -> None:
+        """Let what is held out be recommended by the towers that were trained on `known`, before they are indexed."""
+        np.save(towers_dir / FOLD.name / RECOMMENDABLE_FILE, self.deciles > 0, allow_pickle=False)
+
+    def measure(
+        self, stage_one: StageOne, *, informed: StageOne, generator: np.random.Generator
+    ) -> tuple[dict[str, Measured], dict[str, FloatArray]]:
+        """Every system on the requests of SPLITS: ranking all items, held out or not, and ranking those held out alone.
 
         Args:
-            towers_dir: holds the fold that was trained on `known`.
+            stage_one: of the fold that was trained and indexed on `known`.
+            informed: of the fold of the whole log, which has seen the training events of what is held out.
             generator: of the random lists.
+
+        Returns:
+            By system: the full ranking, and NDCG@10 [requests] of the shelf of what is held out, where that was chosen.
         """
-        stage_one = self._with_all_items(towers_dir)
         parts: dict[str, list[Measured]] = defaultdict(list)
+        shelves: dict[str, list[FloatArray]] = defaultdict(list)
         for split in SPLITS:
             asked = self.protocol.looked_for(self.protocol.asked(self.dataset, split), recommendable=self.deciles > 0)
             asked = asked.only(~asked.had)
             for name, lists in self._lists(asked, stage_one, generator=generator).items():
                 parts[name].append(self._measured(asked, lists))
-        return {name: pooled(own) for name, own in parts.items()}
-
-    def _with_all_items(self, towers_dir: Path) -> StageOne:
-        """Stage 1 by its learned embeddings alone: nothing else can bring what nobody had."""
-        allowed = self.deciles > 0
-        rows = np.flatnonzero(allowed)
-        learned, statistics = (
-            np.load(towers_dir / FOLD.name / ARRAYS_DIR / f"{name}.npy", allow_pickle=False)
-            for name in ("item_embeddings", "statistics")
-        )
-        linear = np.zeros((len(learned), 0), dtype=np.float32)
-        index_dir = towers_dir / "index_of_all_items"
-        index_dir.mkdir(exist_ok=True)
-        write_index(
-            index_dir / f"{FOLD.name}.faiss",
-            index=FlatBuilder().build(Blend().item_embeddings(learned, linear, statistics[-1])[rows], rows),
-            linear_embeddings=linear,
-            blend=Blend(),
-            fusion=Fusion.unweighted(dict.fromkeys(RETRIEVERS, 0)).alone("towers", quota=LIST_LENGTH),
-        )
-        stage_one = StageOne.open(FOLD, towers_dir=towers_dir, index_dir=index_dir)
-        return replace(stage_one, stage1=replace(stage_one.stage1, recommendable=allowed))
+            asked = asked.only(self.is_held[asked.relevant])
+            asked = asked.take(np.flatnonzero((asked.relevant != PADDING).any(axis=1)))
+            for name, lists in self._shelves(asked, stage_one, informed, generator=generator).items():
+                shelves[name].append(_values(asked, lists, kept=np.ones_like(asked.had))[METRICS[0]])
+        return {name: pooled(own) for name, own in parts.items()}, {
+            name: np.concatenate(own) for name, own in shelves.items()
+        }
 
     def _lists(
         self, asked: PastRequests, stage_one: StageOne, *, generator: np.random.Generator
@@ -144,8 +138,6 @@ class ColdItems:
         known, asked_then = past_of(self.dataset, asked, kept=self._is_kept)
         # What a query had is no answer, also where it is held out and no system knows of it.
         seen = asked.seen_rows(self.dataset)
-        days = self.protocol.item_days(known, FOLD.splits)
-        found = stage_one.ask(known, asked_then, days=days, num_candidates=LIST_LENGTH, excluded=seen).candidates
         num_had = known.queries_of_items(FOLD.splits).astype(np.float64)
         by_category = category_popularity(num_had, items=stage_one.stage1.items, known=allowed & ~self.is_held)
         scores = {
@@ -153,10 +145,49 @@ class ColdItems:
             "popularity": np.broadcast_to(num_had, shape),
             "popularity of its categories": np.broadcast_to(np.where(self.is_held, by_category, num_had), shape),
         }
-        lists = {"towers": RankedLists(rows=found.rows, scores=found.scores[:, :, 0])}
+        embedded = as_embedded(stage_one, new=self.is_held)
+        lists = {
+            name: self._answers(system, known, asked_then, seen=seen)
+            for name, system in {
+                "fused": stage_one,
+                "towers": _towers(stage_one, allowed),
+                "fused, as embedded": embedded,
+                "towers, as embedded": _towers(embedded, allowed),
+            }.items()
+        }
         return lists | {
             name: top_items(own, k=LIST_LENGTH, allowed=allowed, excluded=seen) for name, own in scores.items()
         }
+
+    def _shelves(
+        self, asked: PastRequests, stage_one: StageOne, informed: StageOne, *, generator: np.random.Generator
+    ) -> dict[str, RankedLists]:
+        """Of what is held out alone."""
+        known, asked_then = past_of(self.dataset, asked, kept=self._is_kept)
+        seen, shape = asked.seen_rows(self.dataset), (len(asked), len(self.deciles))
+        num_had = known.queries_of_items(FOLD.splits).astype(np.float64)
+        is_known = (self.deciles > 0) & ~self.is_held
+        by_category = category_popularity(num_had, items=stage_one.stage1.items, known=is_known)
+        embedded = as_embedded(stage_one, new=self.is_held)
+        scores = {
+            "random": generator.random(shape),
+            "popularity of its categories": np.broadcast_to(by_category, shape),
+        }
+        return {
+            "towers": self._answers(_towers(stage_one, self.is_held), known, asked_then, seen=seen),
+            "towers, as embedded": self._answers(_towers(embedded, self.is_held), known, asked_then, seen=seen),
+            "towers trained with them": self._answers(_towers(informed, self.is_held), self.dataset, asked, seen=seen),
+            **{
+                name: top_items(own, k=LIST_LENGTH, allowed=self.is_held, excluded=seen) for name, own in scores.items()
+            },
+        }
+
+    def _answers(
+        self, stage_one: StageOne, log: Dataset, asked: PastRequests, *, seen: NDArray[np.int64]
+    ) -> RankedLists:
+        days = self.protocol.item_days(log, FOLD.splits)
+        found = stage_one.ask(log, asked, days=days, num_candidates=LIST_LENGTH, excluded=seen).candidates
+        return RankedLists(rows=found.rows, scores=found.scores[:, :, 0])
 
     def _measured(self, asked: PastRequests, lists: RankedLists) -> Measured:
         of_pairs = np.where(asked.relevant == PADDING, 0, self.deciles[asked.relevant])  # [N, M]
@@ -166,6 +197,24 @@ class ColdItems:
             held[decile] = _values(asked, lists, kept=(of_pairs == decile) & is_held)
             known[decile] = _values(asked, lists, kept=(of_pairs == decile) & ~is_held)
         return Measured(held=held, known=known)
+
+
+def as_embedded(stage_one: StageOne, *, new: NDArray[np.bool_]) -> StageOne:
+    """The same with the item tower's embeddings of new items [R], and nothing else of them."""
+    linear = np.where(new[:, None], np.float32(0.0), stage_one.stage1.linear_embeddings)
+    stage1 = replace(stage_one.stage1, linear_embeddings=linear, new_items=NewItems.none())
+    return replace(stage_one, stage1=_indexed(stage1, stage1.recommendable))
+
+
+def _towers(stage_one: StageOne, allowed: NDArray[np.bool_]) -> StageOne:
+    """The towers without the other retrievers, searching some items [R] alone."""
+    stage1 = _indexed(stage_one.stage1, allowed)
+    return replace(stage_one, stage1=stage1).fused_by(stage1.fusion.alone("towers", quota=LIST_LENGTH))
+
+
+def _indexed(stage1: Stage1, allowed: NDArray[np.bool_]) -> Stage1:
+    rows = np.flatnonzero(allowed)
+    return replace(stage1, index=FlatBuilder().build(stage1.indexed(rows), rows), recommendable=allowed)
 
 
 def category_popularity(
@@ -245,6 +294,15 @@ def cold_table(systems: Mapping[str, Measured], *, seed: int) -> str:
     for name, strata in (("held out", some.held), ("known", some.known)):
         sizes = {decile: len(own[METRICS[0]]) for decile, own in strata.items()}
         lines.append(f"requests for items {name}, by decile of popularity: {sizes}, in all {sum(sizes.values())}")
+    return "\n".join(lines)
+
+
+def shelf_table(systems: Mapping[str, FloatArray], *, seed: int) -> str:
+    """NDCG@10 of what is held out, ranked among itself."""
+    lines = ["ndcg@10 on the shelf of what is held out"]
+    for name, values in systems.items():
+        cell = intervals({METRICS[0]: values}, generator=np.random.default_rng(seed))[METRICS[0]]
+        lines.append(f"{name:<30}{cell!s:>24}")
     return "\n".join(lines)
 
 

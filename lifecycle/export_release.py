@@ -34,7 +34,7 @@ from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
 from serving.pipeline import Pipeline
 from serving.release import ITEM_STATES_FILE, POPULAR_FILE, RANKER_FILE, TITLES_FILE, seal
-from serving.retrieval import BLEND_FILE, FUSION_FILE, INDEX_FILE, LINEAR_SUFFIX, Stage1
+from serving.retrieval import BLEND_FILE, FUSION_FILE, INDEX_FILE, LINEAR_SUFFIX, NEW_ITEMS_SUFFIX, Stage1
 from serving.settings import PipelineSettings
 from towers.export import WEIGHTS_FILE
 from towers.model import ItemTable, TowerSizes, TwoTower
@@ -92,7 +92,8 @@ class Export:
         shutil.copytree(stage1_dir, out_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*TRAINING_ONLY))
         index, released = self.index_dir / f"{REFIT.name}.faiss", out_dir / INDEX_FILE
         shutil.copyfile(index, released)
-        shutil.copyfile(index.with_suffix(LINEAR_SUFFIX), released.with_suffix(LINEAR_SUFFIX))
+        for suffix in (LINEAR_SUFFIX, NEW_ITEMS_SUFFIX):
+            shutil.copyfile(index.with_suffix(suffix), released.with_suffix(suffix))
         for name in (BLEND_FILE, FUSION_FILE):
             shutil.copyfile(self.index_dir / name, out_dir / name)
         shutil.copyfile(self.ranker_dir / self.ranker / RANKER_FILE, out_dir / RANKER_FILE)

@@ -49,13 +49,23 @@ class BlendFit:
         width: of the linear embeddings; 0: none.
         popularity: whether an item's popularity as of the last tick counts.
         learned_width: of the learned embeddings only so many first coordinates; None: all.
-        seed: draws requests where there are too many.
+        new_items: share of known items' NDCG@10 that items without events get (fit_new_items.py); 0: they keep what
+            the towers make of their content.
+        seed: draws requests where there are too many, and items as if they were new.
     """
 
     width: int
     popularity: bool
     learned_width: int | None
+    new_items: float
     seed: int
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        if not 0 <= self.new_items <= 1:
+            raise ValueError(
+                f"blend.new_items must lie between 0 and 1, a share of what known items get; got {self.new_items}"
+            )
 
     def linear(self, dataset: Dataset, protocol: RequestProtocol, cut: Cut) -> LinearFit:
         """Linear embeddings of what a cut knows, of items that can be recommended."""
@@ -90,7 +100,7 @@ class BlendFit:
         alone = Blend(learned_width=self.learned_width)
         if not self.width and not self.popularity:
             return alone, HEAD_REGULARISATION
-        asked = self._asked(stage_one.cut, dataset=dataset, protocol=protocol)
+        asked = self.asked(stage_one.cut, dataset=dataset, protocol=protocol)
         if not len(asked):
             logger.warning("blend: the learned embeddings stand alone, for no validation request chose anything new")
             return alone, HEAD_REGULARISATION
@@ -118,7 +128,8 @@ class BlendFit:
         )
         return blend, regularisation
 
-    def _asked(self, cut: Cut, *, dataset: Dataset, protocol: RequestProtocol) -> PastRequests:
+    def asked(self, cut: Cut, *, dataset: Dataset, protocol: RequestProtocol) -> PastRequests:
+        """Validation requests that decide, of items that their queries had not had."""
         if cut.validation is None:
             raise ValueError(f"the blend is fitted on validation requests, and cut {cut.name} has none")
         recommendable = protocol.recommendable(dataset, cut.splits)

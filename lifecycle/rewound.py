@@ -32,6 +32,7 @@ from towers.index.build import FlatBuilder
 from towers.retrievers.blend import Blend
 from towers.retrievers.fusion import Fusion
 from towers.retrievers.neighbours import NeighbourTable
+from towers.retrievers.new_items import NewItems
 
 STATISTICS_FILES = (f"{ARRAYS_DIR}/statistics.npy", f"{ARRAYS_DIR}/statistics_at_ms.npy")
 WIDTH, QUOTA = 4, 100  # of embeddings and of retrievers that nobody asks
@@ -109,6 +110,7 @@ def untrained(
         index=FlatBuilder().build(blended[FIRST:], np.arange(FIRST, num_rows)),
         linear_embeddings=linear,
         blend=Blend(),
+        new_items=NewItems.none(),
         fusion=Fusion.unweighted(dict.fromkeys(RETRIEVERS, QUOTA)),
     )
     for name, content in ((POPULAR_FILE, []), (TITLES_FILE, {})):

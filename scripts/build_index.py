@@ -3,35 +3,44 @@
 python scripts/build_index.py [index=hnsw] [blend=learned] [retrieval.quotas.popularity=50] [towers_dir=DIR]
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
 from composed import build, dataset_of, plain, protocol_of
 from omegaconf import DictConfig
 
+from features.dataset import Dataset
 from lifecycle.build_index import IndexStep
+from lifecycle.cuts import CUTS, Cut
 from lifecycle.entry import plain_errors
 from lifecycle.steps import Step
 
 SOURCES = (
     *("features", "lifecycle/build_index.py", "lifecycle/candidates.py"),
-    *("lifecycle/fit_blend.py", "lifecycle/fit_fusion.py"),
+    *("lifecycle/fit_blend.py", "lifecycle/fit_fusion.py", "lifecycle/fit_new_items.py"),
     *("serving/retrieval.py", "serving/models.py", "towers/index", "towers/retrievers"),
 )
+
+
+def index_step(cfg: DictConfig, dataset: Dataset, *, towers_dir: Path, cuts: Sequence[Cut] = CUTS) -> IndexStep:
+    """What the config says, on the prepared log or another one."""
+    return IndexStep(
+        dataset=dataset,
+        protocol=protocol_of(cfg),
+        towers_dir=towers_dir,
+        builder=build(cfg.index),
+        blend_fit=build(cfg.blend),
+        fusion_fit=build(cfg.retrieval),
+        cuts=cuts,
+    )
 
 
 def run(cfg: DictConfig) -> None:
     towers_dir = Path(cfg.towers_dir)
 
     def work(directory: Path) -> None:
-        IndexStep(
-            dataset=dataset_of(cfg),
-            protocol=protocol_of(cfg),
-            towers_dir=towers_dir,
-            builder=build(cfg.index),
-            blend_fit=build(cfg.blend),
-            fusion_fit=build(cfg.retrieval),
-        ).run(directory)
+        index_step(cfg, dataset_of(cfg), towers_dir=towers_dir).run(directory)
 
     Step(
         name="build_index",

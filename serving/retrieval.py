@@ -31,6 +31,7 @@ from towers.retrievers.blend import Blend
 from towers.retrievers.fusion import Answer, Fusion
 from towers.retrievers.index_hits import IndexHits
 from towers.retrievers.neighbours import NeighbourTable
+from towers.retrievers.new_items import NewItems
 from towers.retrievers.popularity import Popular
 from towers.retrievers.repeats import repeats
 from towers.retrievers.weights import ease_weights, transition_weights
@@ -40,7 +41,7 @@ IntArray = NDArray[np.int64]
 
 SPEC_FILE, VOCABULARIES_FILE, ITEM_IDS_FILE = "feature_spec.json", "vocabularies.json", "item_ids.json"
 TOKENIZER_FILE, INDEX_FILE, FUSION_FILE = "tokenizer.json", "index.faiss", "fusion.json"
-BLEND_FILE, LINEAR_SUFFIX = "blend.json", ".linear.npy"
+BLEND_FILE, LINEAR_SUFFIX, NEW_ITEMS_SUFFIX = "blend.json", ".linear.npy", ".new_items.npz"
 QUERY_TOWER_FILE, ITEM_TOWER_FILE = "query_tower.onnx", "item_tower.onnx"
 ARRAYS_DIR, RETRIEVERS_DIR, RECOMMENDABLE_FILE = "arrays", "retrievers", "recommendable.npy"
 ITEM_ARRAYS = ("item_id", "categories", "numbers", "title_tokens", "text_tokens")
@@ -94,6 +95,7 @@ class Stage1:
         item_embeddings: the learned ones, of which histories are made.
         linear_embeddings: of towers/retrievers/linear.py, beside these in the index.
         blend: of both and of popularity.
+        new_items: what the index has otherwise for items without events.
         recommendable: [R] rows that may be candidates.
         statistics: answers are as of its newest tick.
         index: as of the same tick.
@@ -106,6 +108,7 @@ class Stage1:
     item_embeddings: FloatArray  # [R, D]
     linear_embeddings: FloatArray  # [R, L]
     blend: Blend
+    new_items: NewItems
     recommendable: NDArray[np.bool_]
     statistics: ItemStatistics
     index: ItemIndex
@@ -119,7 +122,8 @@ class Stage1:
 
         Args:
             directory: of the tables.
-            index_path: where the index lies, and beside it linear embeddings, blend and fusion; None: in the directory.
+            index_path: where the index lies, and beside it linear embeddings, blend, new items and fusion; None: in the
+                directory.
 
         Raises:
             ValueError: a file is none of these, or the fusion is of other retrievers.
@@ -145,6 +149,7 @@ class Stage1:
             item_embeddings=array("item_embeddings").astype(np.float32, copy=False),
             linear_embeddings=mapped(index_path.with_suffix(LINEAR_SUFFIX)).astype(np.float32, copy=False),
             blend=Blend.read(index_path.with_name(BLEND_FILE)),
+            new_items=NewItems.read(index_path.with_suffix(NEW_ITEMS_SUFFIX)),
             recommendable=np.load(directory / RECOMMENDABLE_FILE, allow_pickle=False),
             statistics=ItemStatistics(
                 ticks_at_ms=array("statistics_at_ms").astype(np.int64, copy=False),
@@ -158,7 +163,7 @@ class Stage1:
 
     def as_of(self, statistics: ItemStatistics) -> "Stage1":
         """The same with the item aggregates of another tick."""
-        index = self.index.with_last(self.blend.item_bias(statistics.values[-1]))
+        index = self.index.with_last(self.new_items.biased(self.blend.item_bias(statistics.values[-1])))
         other = replace(self, statistics=statistics, index=index)
         _ = other.popular  # now, rather than within the first request
         return other
@@ -204,9 +209,10 @@ class Stage1:
 
     def indexed(self, rows: IntArray) -> FloatArray:
         """Embeddings of items [P] as the index has them at the newest tick, [P, W]."""
-        return self.blend.item_embeddings(
+        blended = self.blend.item_embeddings(
             self.item_embeddings[rows], self.linear_embeddings[rows], self.statistics.values[-1, rows]
         )
+        return self.new_items.placed(blended, rows)
 
     def retrieve(
         self,
@@ -233,23 +239,40 @@ class Stage1:
         for n in range(len(excluded)):
             allowed = self.recommendable.copy()
             allowed[excluded[n]] = False
-            answers: dict[str, Answer] = {
-                "towers": IndexHits(found_rows[n], self.indexed, query_embeddings[n]),
-                **{
-                    name: self.neighbours[name].score_history(queries.history_rows[n], own[n])
-                    for name, own in weights.items()
-                },
-                "popularity": self.popular,
-                **{
-                    name: repeats(queries.seen_rows[n], queries.seen_age_days[n], half_life_days=half_life_days)
-                    for name, half_life_days in HALF_LIVES_DAYS.items()
-                },
-            }
+            own_weights = {name: own[n] for name, own in weights.items()}
+            hits = IndexHits(found_rows[n], self.indexed, query_embeddings[n])
+            answers = self._answers(queries, n, hits=hits, weights=own_weights)
             rows, scores, ranks = self.fusion.candidates(answers, allowed=allowed, num_candidates=num_candidates)
             candidates.rows[n, : len(rows)] = rows
             candidates.scores[n, : len(rows)] = scores
             candidates.ranks[n, : len(rows)] = ranks
         return candidates
+
+    def fused_scores(self, queries: QueryInputs, query_embeddings: FloatArray, rows: IntArray) -> NDArray[np.float64]:
+        """What orders candidates, of items [P] that are ones or not: [N, P]."""
+        weights = {name: weigh(queries.history_rows) for name, weigh in NEIGHBOUR_WEIGHTS.items()}
+        scores = np.zeros((len(query_embeddings), len(rows)))
+        for n, embedding in enumerate(query_embeddings):
+            own_weights = {name: own[n] for name, own in weights.items()}
+            answers = self._answers(queries, n, hits=IndexHits(rows[:0], self.indexed, embedding), weights=own_weights)
+            scores[n] = sum(self.fusion.weights[name] * answer.of(rows) for name, answer in answers.items())
+        return scores
+
+    def _answers(
+        self, queries: QueryInputs, n: int, *, hits: IndexHits, weights: Mapping[str, FloatArray]
+    ) -> dict[str, Answer]:
+        """What each retriever says to query `n`; `weights` are of its history, by neighbour table."""
+        return {
+            "towers": hits,
+            **{
+                name: self.neighbours[name].score_history(queries.history_rows[n], own) for name, own in weights.items()
+            },
+            "popularity": self.popular,
+            **{
+                name: repeats(queries.seen_rows[n], queries.seen_age_days[n], half_life_days=half_life_days)
+                for name, half_life_days in HALF_LIVES_DAYS.items()
+            },
+        }
 
     def _search(self, query_embeddings: FloatArray, *, excluded: IntArray) -> IntArray:
         """Rows [N, k] by the index, best first: as many as the towers may bring besides all that is excluded."""
@@ -297,10 +320,17 @@ def write_tables(
 
 
 def write_index(
-    index_path: Path, *, index: ItemIndex, linear_embeddings: FloatArray, blend: Blend, fusion: Fusion
+    index_path: Path,
+    *,
+    index: ItemIndex,
+    linear_embeddings: FloatArray,
+    blend: Blend,
+    new_items: NewItems,
+    fusion: Fusion,
 ) -> None:
     """Write an index and what `Stage1.read` looks for beside it."""
     index.write(index_path)
     np.save(index_path.with_suffix(LINEAR_SUFFIX), linear_embeddings, allow_pickle=False)
     blend.write(index_path.with_name(BLEND_FILE))
+    new_items.write(index_path.with_suffix(NEW_ITEMS_SUFFIX))
     fusion.write(index_path.with_name(FUSION_FILE))

@@ -60,7 +60,13 @@ def test_another_tower_other_embeddings_and_another_blend_are_another_space(tmp_
     (tmp_path / "arrays").mkdir()
     files = [
         tmp_path / name
-        for name in (QUERY_TOWER_FILE, "arrays/item_embeddings.npy", f"{FOLD.name}.linear.npy", BLEND_FILE)
+        for name in (
+            QUERY_TOWER_FILE,
+            "arrays/item_embeddings.npy",
+            f"{FOLD.name}.linear.npy",
+            f"{FOLD.name}.new_items.npz",
+            BLEND_FILE,
+        )
     ]
     for file in files:
         file.write_bytes(b"one")
@@ -99,7 +105,7 @@ def test_parts_that_are_not_wanted_weigh_nothing(
     stage_one = StageOne.open(FOLD, towers_dir=demo / "towers", index_dir=demo / "index")
 
     def fitted(width: int, popularity: bool) -> Blend:
-        fit = BlendFit(width=width, popularity=popularity, learned_width=None, seed=1)
+        fit = BlendFit(width=width, popularity=popularity, learned_width=None, new_items=0, seed=1)
         linear = fit.linear(smoke_dataset, leave_one_out, FOLD)
         return fit.fit(stage_one, linear, dataset=smoke_dataset, protocol=leave_one_out)[0]
 
@@ -115,7 +121,7 @@ def test_a_cut_without_validation_has_nothing_to_fit_on(
     demo: Path, smoke_dataset: Dataset, leave_one_out: RequestProtocol
 ) -> None:
     stage_one = StageOne.open(REFIT, towers_dir=demo / "towers", index_dir=demo / "index")
-    fit = BlendFit(width=4, popularity=True, learned_width=None, seed=1)
+    fit = BlendFit(width=4, popularity=True, learned_width=None, new_items=0, seed=1)
     linear = fit.linear(smoke_dataset, leave_one_out, REFIT)
     with pytest.raises(ValueError, match="fitted on validation requests, and cut refit has none"):
         fit.fit(stage_one, linear, dataset=smoke_dataset, protocol=leave_one_out)
@@ -128,7 +134,7 @@ def test_without_a_new_choice_the_learned_embeddings_stand_alone(
     events = smoke_dataset.events
     nothing = np.where(events.splits == "validation", 0.0, events.relevance)
     silent = dataclasses.replace(smoke_dataset, events=dataclasses.replace(events, relevance=nothing))
-    fit = BlendFit(width=4, popularity=True, learned_width=2, seed=1)
+    fit = BlendFit(width=4, popularity=True, learned_width=2, new_items=0, seed=1)
     blend, _ = fit.fit(stage_one, fit.linear(silent, leave_one_out, FOLD), dataset=silent, protocol=leave_one_out)
     assert blend == Blend(learned_width=2)
     assert "no validation request chose anything new" in caplog.text
@@ -138,7 +144,7 @@ def test_a_width_that_the_learned_embeddings_do_not_have_is_refused(
     demo: Path, smoke_dataset: Dataset, leave_one_out: RequestProtocol
 ) -> None:
     stage_one = StageOne.open(FOLD, towers_dir=demo / "towers", index_dir=demo / "index")
-    fit = BlendFit(width=0, popularity=False, learned_width=17, seed=1)
+    fit = BlendFit(width=0, popularity=False, learned_width=17, new_items=0, seed=1)
     linear = fit.linear(smoke_dataset, leave_one_out, FOLD)
     with pytest.raises(ValueError, match=r"learned_width must lie between 1 and 16, .* got 17"):
         fit.fit(stage_one, linear, dataset=smoke_dataset, protocol=leave_one_out)

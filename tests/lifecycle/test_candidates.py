@@ -27,6 +27,7 @@ from serving.retrieval import RETRIEVERS, SCORES, Stage1
 from towers.index.build import FlatBuilder
 from towers.retrievers.blend import Blend
 from towers.retrievers.fusion import Fusion
+from towers.retrievers.new_items import NewItems
 
 ITEM_IDS = [f"i{number}" for number in range(12)]
 COLUMNS = FeatureColumns(
@@ -85,6 +86,7 @@ def stage_one(dataset: Dataset, leave_one_out: RequestProtocol, tmp_path_factory
         item_embeddings=embeddings,
         linear_embeddings=linear,
         blend=blend,
+        new_items=NewItems.none(),
         recommendable=np.arange(len(embeddings)) >= 2,
         statistics=ItemStatistics(ticks_at_ms=np.zeros(1, np.int64), values=statistics),
         index=FlatBuilder().build(

@@ -28,6 +28,7 @@ from serving.retrieval import (
 from towers.index.build import FlatBuilder
 from towers.retrievers.bags import history_bags
 from towers.retrievers.blend import POPULARITY
+from towers.retrievers.new_items import NewItems
 
 NUM_ITEMS, HISTORY_LENGTH, D = 300, 10, 8
 BuildQueries = Callable[[list[list[str]]], QueryFeatures]
@@ -337,6 +338,7 @@ def test_tables_that_were_written_are_read_back(stage1: Stage1, tiny_release: Pa
         index=stage1.index,
         linear_embeddings=stage1.linear_embeddings,
         blend=stage1.blend,
+        new_items=stage1.new_items,
         fusion=stage1.fusion,
     )
 
@@ -369,3 +371,29 @@ def test_the_index_and_every_score_of_the_towers_are_as_of_the_same_tick(stage1:
         np.testing.assert_allclose(found.scores[0], np.sort(expected)[::-1], rtol=1e-4, atol=1e-5)
         scored = retrieve(as_of, inputs, embedding, num_candidates=20)
         np.testing.assert_allclose(scored.scores[0, :, 0], expected[scored.rows[0] - 2], rtol=1e-4, atol=1e-5)
+
+
+def test_new_items_keep_their_bias_and_their_own_embedding_at_every_tick(stage1: Stage1, encode: Encode) -> None:
+    new = NewItems(rows=np.array([4, 9]), learned=some_embeddings(2, seed=1), bias=3.0)
+    rows = np.arange(2, NUM_ITEMS + 2)
+    replaced = replace(stage1, new_items=new, fusion=stage1.fusion.alone("towers", quota=NUM_ITEMS))
+    replaced = replace(replaced, index=FlatBuilder().build(replaced.indexed(rows), rows))
+    inputs, embedding = encode([["i5"]]), some_embeddings(1)
+    for tick in (0, 1):
+        as_of, plain = (own.as_of(stage1.statistics.at(tick)) for own in (replaced, stage1))
+        query = as_of.blended(inputs, embedding)[0].astype(np.float64)
+        expected = plain.indexed(rows) @ query
+        learned = stage1.blend.learned * embedding[0].astype(np.float64)
+        for row, own in zip(new.rows, new.learned, strict=True):
+            expected[row - 2] += (own - stage1.item_embeddings[row]) @ learned + 3.0
+        found = retrieve(as_of, inputs, embedding, num_candidates=NUM_ITEMS, excluded=np.zeros((1, 0), np.int64))
+        assert set(found.rows[0].tolist()) == set(rows.tolist())
+        np.testing.assert_allclose(found.scores[0, :, 0], expected[found.rows[0] - 2], rtol=1e-4, atol=1e-4)
+
+
+def test_fused_scores_are_those_of_candidates_also_of_what_nobody_brought(stage1: Stage1, encode: Encode) -> None:
+    inputs, learned, rows = encode([["i5", "i9"], []]), some_embeddings(2), np.arange(2, NUM_ITEMS + 2)
+    found = stage1.fused_scores(inputs, stage1.blended(inputs, learned), rows)
+    for n in range(2):
+        expected = fused(stage1, inputs.take(slice(n, n + 1)), learned[n])[rows, 0]
+        np.testing.assert_allclose(found[n], expected, rtol=1e-4, atol=1e-4)

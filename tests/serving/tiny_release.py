@@ -27,6 +27,7 @@ from towers.index.build import FlatBuilder
 from towers.retrievers.blend import Blend
 from towers.retrievers.fusion import Fusion
 from towers.retrievers.neighbours import NeighbourTable
+from towers.retrievers.new_items import NewItems
 
 NUM_ITEMS, D, E, L = 300, 8, 4, 3
 PARTS = ("event", "value", "gap")  # that the query tower adds to an item's embedding
@@ -68,6 +69,7 @@ def build_tiny_release(directory: Path, *, generator: np.random.Generator) -> No
         index=FlatBuilder().build(blended[FIRST:], np.arange(FIRST, NUM_ITEMS + FIRST)),
         linear_embeddings=linear,
         blend=BLEND,
+        new_items=NewItems.none(),
         fusion=FUSION,
     )
     (directory / POPULAR_FILE).write_text(json.dumps(item_ids[:50]))

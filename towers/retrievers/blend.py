@@ -106,9 +106,9 @@ class Blend:
         return np.concatenate([learned[:, : self.learned_width], linear, self.item_bias(statistics)[:, None]], axis=1)
 
     def item_bias(self, statistics: FloatArray) -> FloatArray:
-        """What the items' popularity is worth, [I, F] -> [I]."""
+        """What the items' popularity is worth, [..., I, F] -> [..., I]."""
         weighted = popularity(statistics).astype(np.float64) * np.array(self.popularity)
-        bias: FloatArray = weighted.sum(axis=1).astype(np.float32)
+        bias: FloatArray = weighted.sum(axis=-1).astype(np.float32)
         return bias
 
 
