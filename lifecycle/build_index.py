@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from features.dataset import Dataset
 from features.protocol import RequestProtocol
+from features.spec import FeatureSpec
 from lifecycle.candidates import StageOne
 from lifecycle.cuts import CUTS, FOLD, Cut
 from lifecycle.fit_blend import BlendFit
@@ -26,11 +27,13 @@ from serving.retrieval import (
     LINEAR_SUFFIX,
     QUERY_TOWER_FILE,
     RECOMMENDABLE_FILE,
+    SPEC_FILE,
+    TEXT_ARRAY,
+    retriever_names,
     write_index,
 )
 from towers.index.build import FlatBuilder, IndexBuilder
 from towers.retrievers.blend import Blend
-from towers.retrievers.fusion import Fusion
 from towers.retrievers.linear import LinearFit
 
 logger = logging.getLogger(__name__)
@@ -70,18 +73,23 @@ class IndexStep:
         self, cut: Cut, embeddings: NDArray[np.float32], blend: Blend, *, builder: IndexBuilder, out_dir: Path
     ) -> dict[str, object]:
         directory = self.towers_dir / cut.name
+        spec = FeatureSpec.from_json(json.loads((directory / SPEC_FILE).read_text(encoding="utf-8")))
         learned, statistics = (
             np.load(directory / ARRAYS_DIR / f"{name}.npy", allow_pickle=False)
             for name in ("item_embeddings", "statistics")
         )
+        text = learned[:, :0]
+        if spec.text.query_tokens:
+            text = np.load(directory / ARRAYS_DIR / f"{TEXT_ARRAY}.npy", allow_pickle=False)
         rows = np.flatnonzero(np.load(directory / RECOMMENDABLE_FILE, allow_pickle=False))
-        index = builder.build(blend.item_embeddings(learned[rows], embeddings[rows], statistics[-1, rows]), rows)
+        blended = blend.item_embeddings(learned[rows], embeddings[rows], text[rows], statistics[-1, rows])
+        index = builder.build(blended, rows)
         write_index(
             out_dir / f"{cut.name}.faiss",
             index=index,
             linear_embeddings=embeddings,
             blend=blend,
-            fusion=Fusion.unweighted(self.fusion_fit.quotas),
+            fusion=self.fusion_fit.unweighted(retriever_names(query_text=spec.text.query_tokens > 0)),
         )
         logger.info("index of %s: %d items of width %d", cut.name, len(index), index.width)
         return {

@@ -124,13 +124,13 @@ class ColdItems:
             np.load(towers_dir / FOLD.name / ARRAYS_DIR / f"{name}.npy", allow_pickle=False)
             for name in ("item_embeddings", "statistics")
         )
-        linear = np.zeros((len(learned), 0), dtype=np.float32)
+        no_width = np.zeros((len(learned), 0), dtype=np.float32)
         index_dir = towers_dir / "index_of_all_items"
         index_dir.mkdir(exist_ok=True)
         write_index(
             index_dir / f"{FOLD.name}.faiss",
-            index=FlatBuilder().build(Blend().item_embeddings(learned, linear, statistics[-1])[rows], rows),
-            linear_embeddings=linear,
+            index=FlatBuilder().build(Blend().item_embeddings(learned, no_width, no_width, statistics[-1])[rows], rows),
+            linear_embeddings=no_width,
             blend=Blend(),
             fusion=Fusion.unweighted(dict.fromkeys(RETRIEVERS, 0)).alone("towers", quota=LIST_LENGTH),
         )
