@@ -58,6 +58,10 @@ class FeatureColumns:
                 "dataset's source"
             )
 
+    def has_query_text(self, text: TextLayout) -> bool:
+        """Whether queries say something that a spec with this layout reads."""
+        return bool(self.query_text and text.query_tokens)
+
     def spec(self, *, text: TextLayout, ranker_features: tuple[str, ...]) -> FeatureSpec:
         """The spec of a dataset with these columns.
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from features.dataset import Dataset
 from features.protocol import RequestProtocol
+from features.spec import FeatureSpec
 from lifecycle.candidates import StageOne
 from lifecycle.cuts import CUTS, FOLD, Cut
 from lifecycle.fit_blend import BlendFit
@@ -31,11 +32,13 @@ from serving.retrieval import (
     NEW_ITEMS_SUFFIX,
     QUERY_TOWER_FILE,
     RECOMMENDABLE_FILE,
+    SPEC_FILE,
+    TEXT_ARRAY,
+    retriever_names,
     write_index,
 )
 from towers.index.build import FlatBuilder, IndexBuilder
 from towers.retrievers.blend import Blend
-from towers.retrievers.fusion import Fusion
 from towers.retrievers.linear import LinearFit
 from towers.retrievers.new_items import NewItems
 
@@ -89,6 +92,8 @@ class IndexStep:
         return self.blend_fit.fit(fold, linear, dataset=self.dataset, protocol=self.protocol)
 
     def _content(self, stage_one: StageOne) -> Content | None:
+        if stage_one.stage1.spec.text.query_tokens:
+            return None  # what queries say tells new items apart better than what known ones are like
         texts = np.load(self.towers_dir / stage_one.cut.name / TEXT_EMBEDDINGS_FILE, allow_pickle=False)
         return Content.of(stage_one, texts=texts, dataset=self.dataset)
 
@@ -114,12 +119,16 @@ class IndexStep:
         out_dir: Path,
     ) -> dict[str, object]:
         directory, new_items = self.towers_dir / cut.name, new_items or NewItems.none()
+        spec = FeatureSpec.from_json(json.loads((directory / SPEC_FILE).read_text(encoding="utf-8")))
         learned, statistics = (
             np.load(directory / ARRAYS_DIR / f"{name}.npy", allow_pickle=False)
             for name in ("item_embeddings", "statistics")
         )
+        text = learned[:, :0]
+        if spec.text.query_tokens:
+            text = np.load(directory / ARRAYS_DIR / f"{TEXT_ARRAY}.npy", allow_pickle=False)
         rows = np.flatnonzero(np.load(directory / RECOMMENDABLE_FILE, allow_pickle=False))
-        blended = blend.item_embeddings(learned[rows], linear[rows], statistics[-1, rows])
+        blended = blend.item_embeddings(learned[rows], linear[rows], text[rows], statistics[-1, rows])
         index = builder.build(new_items.placed(blended, rows), rows)
         write_index(
             out_dir / f"{cut.name}.faiss",
@@ -127,7 +136,7 @@ class IndexStep:
             linear_embeddings=linear,
             blend=blend,
             new_items=new_items,
-            fusion=Fusion.unweighted(self.fusion_fit.quotas),
+            fusion=self.fusion_fit.unweighted(retriever_names(query_text=spec.text.query_tokens > 0)),
         )
         logger.info("index of %s: %d items of width %d", cut.name, len(index), index.width)
         return {

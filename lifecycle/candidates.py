@@ -140,7 +140,9 @@ class StageOne:
         embeddings = self.stage1.embed(inputs, models=self.models)
         statistics = self._statistics(inputs, days=days)
         ticks = statistics.ticks(inputs.requested_at_ms)
-        candidates = Candidates.none(len(asked), num_candidates=num_candidates)
+        candidates = Candidates.none(
+            len(asked), num_candidates=num_candidates, num_scores=1 + len(self.stage1.retrievers)
+        )
         for tick in tqdm(np.unique(ticks), desc=f"candidates of {self.cut.name}", unit="tick", disable=None):
             own = np.flatnonzero(ticks == tick)
             found = self.stage1.as_of(statistics.at(int(tick))).retrieve(

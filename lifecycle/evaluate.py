@@ -25,12 +25,11 @@ from lifecycle.candidates import Requests, StageOne
 from lifecycle.groups import groups_of
 from lifecycle.leaks import LeakCheck, sampled
 from lifecycle.list_files import write_lists
-from lifecycle.measure import Measure
+from lifecycle.measure import TEACHER_COMPARED, Measure
 from lifecycle.report_files import write_files
 from lifecycle.slices import MIN_REQUESTS, Slice, slices_of
 from lifecycle.systems import LIST_LENGTH, Systems, alone, as_retrieved
 from lifecycle.train_ranker import check_num_ranked
-from serving.retrieval import RETRIEVERS
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +138,7 @@ class Evaluation:
         some = next(iter(requests.values()))
         systems = fitted.lists(some.asked, some.inputs, exclude_seen=tuple(requests), k=LIST_LENGTH)
         for excluding, own in requests.items():
-            for name in RETRIEVERS:
+            for name in self.refit.stage1.retrievers:
                 found = as_retrieved(self._ask(_only(self.refit, name), own.asked, excluding))
                 if found.rows.any():  # where nothing is repeated, repeats have nothing to say
                     systems[excluding][alone(name)] = found
@@ -148,6 +147,9 @@ class Evaluation:
                 "towers_no_refit": _only(self.fold, "towers"),
                 "fused_no_refit": self.fold,
             }
+            if self.refit.stage1.spec.text.query_tokens:
+                by_text = self.refit.stage1.blend.text_alone
+                others["text_cosine"] = _only(self.refit.blended_by(by_text), "towers")
             for name, stage_one in others.items():
                 systems[excluding][name] = as_retrieved(self._ask(stage_one, own.asked, excluding))
             systems[excluding] |= self._trained().lists(own)
@@ -169,9 +171,12 @@ class Evaluation:
             main, places=np.arange(len(taught)), relevant=main.relevant[taught], grades=main.grades[taught]
         )
         of_teacher = measure.values(teacher, sample)
-        of_student = measure.values(systems[main.exclude_seen]["fused_student"], main)
-        beside = {name: own[taught] for name, own in of_student.items()}
-        difference = measure.compared("fused_teacher", "fused_student", of_teacher, beside)
+        differences = []
+        for name in TEACHER_COMPARED:
+            if name in systems[main.exclude_seen]:
+                values = measure.values(systems[main.exclude_seen][name], main)
+                beside = {metric: own[taught] for metric, own in values.items()}
+                differences.append(measure.compared("fused_teacher", name, of_teacher, beside))
         return Report(
             dataset=self.dataset.name,
             split=f"{self.protocol.description}, refitted on training + validation"
@@ -179,7 +184,7 @@ class Evaluation:
             slice=main.name,
             num_queries=len(main.places),
             systems={**measured[main.name].systems, "fused_teacher": measure.intervals(of_teacher)},
-            comparisons=(*measured[main.name].comparisons, difference),
+            comparisons=(*measured[main.name].comparisons, *differences),
             slices={own.name: measured[own.name] for own in slices[1:]},
             seconds=dict(self.seconds),
             notes={

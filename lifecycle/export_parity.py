@@ -54,7 +54,8 @@ def export_parity(
         )
         read = {**read_as_encoded(inputs), "query_text": text_embeddings}
         tensors = {name: torch.from_numpy(array) for name, array in read.items()}
-        embeddings = towers.query_tower(QueryTowerInputs(history_embeddings=items[history], **tensors)).numpy()
+        learned = towers.query_tower(QueryTowerInputs(history_embeddings=items[history], **tensors)).numpy()
+    embeddings = np.concatenate([learned, text_embeddings], axis=1)
     session = open_session(pipeline.release.path / ITEM_TOWER_FILE)
     table = towers.item_table
     exported_items = session.run(
@@ -66,8 +67,8 @@ def export_parity(
             "text_embedding": table.text_embedding.numpy(),
         },
     )[0]
-    exported = stage1.embed_learned(inputs, models=models)
-    trained_queries, exported_queries = (stage1.blended(inputs, learned) for learned in (embeddings, exported))
+    exported = stage1.embed_alone(inputs, models=models)
+    trained_queries, exported_queries = (stage1.blended(inputs, own) for own in (embeddings, exported))
     num_candidates = pipeline.settings.num_ranked
     found = stage1.retrieve(inputs, exported_queries, num_candidates=num_candidates)
     # Of the towers alone: the other retrievers are not exported, and a union hides which item changed places.

@@ -4,8 +4,8 @@ Owns which requests decide, and on which items: those that any part of the score
 be shown. Over a whole catalogue the mass of items that nobody asks for would decide. What a query had is left out
 where it asks: to bring that again is another retriever's part. What a blend is stands in towers/retrievers/blend.py.
 
-Shapes: N requests, R rows of the item table, I items that can be recommended, D width of the learned embeddings, K
-parts of the score, P pairs of a request and an item, H items that the query with most had.
+Shapes: N requests, R rows of the item table, I items that can be recommended, D and T widths of the learned and the
+text embeddings, K parts of the score, P pairs of a request and an item, H items that the query with most had.
 """
 
 import logging
@@ -24,7 +24,7 @@ from features.transforms import QueryInputs
 from features.vocab import PADDING
 from lifecycle.candidates import StageOne
 from lifecycle.cuts import Cut
-from towers.retrievers.bags import history_bags
+from towers.retrievers.bags import NUM_BAGS, history_bags
 from towers.retrievers.blend import POPULARITY, Blend, popularity
 from towers.retrievers.fusion_fit import fit_weights, mean_loss
 from towers.retrievers.linear import LinearFit, fit_linear
@@ -111,7 +111,7 @@ class BlendFit:
         for regularisation in REGULARISATIONS if self.width else (HEAD_REGULARISATION,):
             scores = parts.scores(owners, rows, regularisation=regularisation)
             if not self.popularity:
-                scores[:, -len(POPULARITY) :] = 0.0  # what scores all alike gets no weight
+                scores[:, parts.popularity_columns] = 0.0  # what scores all alike gets no weight
             try:
                 weights = fit_weights(scores, relevant=relevant, owners=owners, negative=True)
             except ValueError as error:
@@ -121,8 +121,8 @@ class BlendFit:
             fitted.append((loss, regularisation, Blend.of_weights(weights, learned_width=self.learned_width)))
         loss, regularisation, blend = min(fitted, key=lambda own: own[0])
         logger.info(
-            "blend of %d requests: learned %.3g, bags %s, popularity %s, lambda %g, loss %.4f",
-            *(len(parts.asked), blend.learned),
+            "blend of %d requests: learned %.3g, text %.3g, bags %s, popularity %s, lambda %g, loss %.4f",
+            *(len(parts.asked), blend.learned, blend.text),
             *(" ".join(f"{weight:.3g}" for weight in own) for own in (blend.bags, blend.popularity)),
             *(regularisation, loss),
         )
@@ -151,11 +151,15 @@ class BlendFit:
     ) -> "_Parts":
         cut, stage1 = stage_one.cut, stage_one.stage1
         inputs = stage1.query_inputs(asked.states(dataset, length=stage1.spec.stored_history))
+        embedded = stage1.embed_alone(inputs, models=stage_one.models)
+        learned, text = np.split(embedded, [stage1.item_embeddings.shape[1]], axis=1)
         return _Parts(
             asked=asked,
             inputs=inputs,
-            learned=stage1.embed_learned(inputs, models=stage_one.models)[:, : self.learned_width],
+            learned=learned[:, : self.learned_width],
             learned_items=stage1.item_embeddings[:, : self.learned_width],
+            text=text,
+            text_items=stage1.text_embeddings,
             linear=linear,
             statistics=ItemStatistics.at_requests(
                 protocol.item_days(dataset, cut.splits),
@@ -173,6 +177,7 @@ class _Parts:
 
     Attributes:
         learned: [N, D] query embeddings; learned_items: [R, D].
+        text: [N, T] embeddings of what the queries say; text_items: [R, T].
         recommendable: [I] ItemRow.
         seen_rows: [N, H] ItemRow of all that each query had.
     """
@@ -181,6 +186,8 @@ class _Parts:
     inputs: QueryInputs
     learned: FloatArray
     learned_items: FloatArray
+    text: FloatArray
+    text_items: FloatArray
     linear: LinearFit
     statistics: ItemStatistics
     recommendable: IntArray
@@ -190,11 +197,15 @@ class _Parts:
         """Request and ItemRow [P] of what any part puts among its first HEAD items, owners ascending."""
         embeddings = self.linear.embeddings(HEAD_REGULARISATION)
         bags, ticks = self._bags(embeddings), self._ticks
-        linear, learned = embeddings[self.recommendable].T, self.learned_items[self.recommendable].T
+        linear, learned, text = (
+            items[self.recommendable].T for items in (embeddings, self.learned_items, self.text_items)
+        )
         popular = np.moveaxis(popularity(self.statistics.values[:, self.recommendable]), 2, 1)  # [ticks, P, I]
         named = []
         for n in tqdm(range(len(self.asked)), desc="blend: first items", unit="request", disable=None):
-            scores = np.concatenate([self.learned[n : n + 1] @ learned, bags[n] @ linear, popular[ticks[n]]])  # [K, I]
+            own = [self.learned[n : n + 1] @ learned, bags[n] @ linear, popular[ticks[n]]]
+            own += [self.text[n : n + 1] @ text] if self._has_text else []
+            scores = np.concatenate(own)  # [K, I]
             scores[:, np.isin(self.recommendable, self.seen_rows[n])] = -np.inf
             size = min(HEAD, scores.shape[1])
             first = np.argpartition(-scores, size - 1, axis=1)[:, :size]
@@ -210,7 +221,7 @@ class _Parts:
         return np.isin(owners * num_rows + rows, requests * num_rows + self.asked.relevant[requests, columns])
 
     def scores(self, owners: IntArray, rows: IntArray, *, regularisation: float) -> NDArray[np.float64]:
-        """[P, K] each part's score of each pair."""
+        """[P, K] each part's score of each pair, in the order of a blend's weights."""
         embeddings = self.linear.embeddings(regularisation)
         bags, ticks = self._bags(embeddings), self._ticks
         starts = np.searchsorted(owners, np.arange(len(self.asked) + 1))
@@ -219,11 +230,21 @@ class _Parts:
             own = rows[start:stop]
             popular = popularity(self.statistics.values[ticks[n], own])
             products = (self.learned_items[own] @ self.learned[n])[:, None], embeddings[own] @ bags[n].T
-            parts.append(np.concatenate([*products, popular], axis=1))
+            said = [(self.text_items[own] @ self.text[n])[:, None]] if self._has_text else []
+            parts.append(np.concatenate([*products, popular, *said], axis=1))
         return np.concatenate(parts).astype(np.float64)
 
     def _bags(self, embeddings: FloatArray) -> FloatArray:
         return history_bags(embeddings, seen_rows=self.inputs.seen_rows, seen_age_days=self.inputs.seen_age_days)
+
+    @property
+    def popularity_columns(self) -> slice:
+        """Of `scores`."""
+        return slice(1 + NUM_BAGS, 1 + NUM_BAGS + len(POPULARITY))
+
+    @property
+    def _has_text(self) -> bool:
+        return bool(self.text.shape[1])
 
     @property
     def _ticks(self) -> IntArray:

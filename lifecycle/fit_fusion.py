@@ -5,7 +5,7 @@ that it does not know is left to fit its own on but the test.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,16 +29,29 @@ class FusionFit:
     """How weights are fitted; conf/retrieval/*.yaml fills it.
 
     Attributes:
-        quotas: most candidates that each retriever brings to the union.
+        quotas: most candidates that each retriever brings to the union; one that a spec does not have is left out.
         max_requests: spread over the validation requests, where there are more.
     """
 
     quotas: Mapping[str, int]
     max_requests: int
 
+    def unweighted(self, retrievers: Sequence[str]) -> Fusion:
+        """Of these retrievers, every one by its own scale.
+
+        Raises:
+            ValueError: one of them has no quota.
+        """
+        if missing := [name for name in retrievers if name not in self.quotas]:
+            raise ValueError(
+                f"retrieval.quotas: expected a number for each of {', '.join(retrievers)}; {', '.join(missing)} "
+                "is missing, where 0 would have it bring nothing"
+            )
+        return Fusion.unweighted({name: self.quotas[name] for name in retrievers})
+
     def fit(self, stage_one: StageOne, *, dataset: Dataset, protocol: RequestProtocol) -> Fusion:
         """Weights under which what the requests chose leads their unions; all alike where they chose nothing of it."""
-        even = Fusion.unweighted(self.quotas)
+        even = self.unweighted(stage_one.stage1.retrievers)
         known = stage_one.cut.splits
         asked = protocol.looked_for(
             protocol.asked(dataset, SPLIT), recommendable=protocol.recommendable(dataset, known)
@@ -48,7 +61,7 @@ class FusionFit:
             logger.warning("fusion: all retrievers weigh alike, for %s asks for nothing", SPLIT)
             return even
         requests = stage_one.fused_by(even).ask(
-            dataset, asked, days=protocol.item_days(dataset, known), num_candidates=sum(self.quotas.values())
+            dataset, asked, days=protocol.item_days(dataset, known), num_candidates=sum(even.quotas.values())
         )
         rows = requests.candidates.rows
         owners, places = np.nonzero(rows != PADDING)
@@ -67,13 +80,13 @@ class FusionFit:
         measure = _Ndcg(present=rows != PADDING, relevant=relevant, num_relevant=asked.num_relevant)
         scores = requests.candidates.scores[:, :, 1:].astype(np.float64)
         before, weights = measure(scores @ weights), ascend(weights, scores, measure=measure)
-        fitted = dict(zip(self.quotas, weights.tolist(), strict=True))
+        fitted = dict(zip(even.quotas, weights.tolist(), strict=True))
         logger.info(
             "fusion: weights %s; NDCG@%d %.4f, of the convex fit %.4f",
             *(", ".join(f"{name} {weight:.3g}" for name, weight in fitted.items()), K),
             *(measure(scores @ weights).mean(), before.mean()),
         )
-        return Fusion(weights=fitted, quotas=self.quotas)
+        return Fusion(weights=fitted, quotas=even.quotas)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from evaluation.significance import Interval
 from evaluation.tables import TABLE_METRICS
 from lifecycle.slices import Slice
 from lifecycle.systems import alone
-from serving.retrieval import RETRIEVERS
+from serving.retrieval import retriever_names
 
 KS = (10, 20, 100, 200)
 COMPARED_METRIC = "ndcg@10"
@@ -39,7 +39,15 @@ COMPARED = (
     ("towers", "recent_popularity"),
     ("towers", "ease_popularity_7d"),
     ("towers", "towers_learned"),
+    ("towers", "text_cosine"),
+    ("towers", "bm25"),
+    ("fused", "bm25"),
+    ("fused_lightgbm", "bm25"),
+    ("fused_student", "bm25"),
+    ("fused_student", "towers"),
 )
+# On the teacher's sample of the requests.
+TEACHER_COMPARED = ("fused_student", "fused", "towers", "bm25")
 
 # What the union holds, against what each retriever alone would have held in lists of the same length.
 UNION_METRICS = ("recall@100", "recall@200")
@@ -118,5 +126,6 @@ class Measure:
 
 def _asked_for() -> list[tuple[str, str, str]]:
     """System, baseline and metric of all comparisons."""
+    names = retriever_names(query_text=True)
     of_order = [(system, baseline, COMPARED_METRIC) for system, baseline in COMPARED]
-    return of_order + [("fused", alone(name), metric) for metric in UNION_METRICS for name in RETRIEVERS]
+    return of_order + [("fused", alone(name), metric) for metric in UNION_METRICS for name in names]

@@ -58,7 +58,9 @@ class Replay:
         offline = OfflinePath.open(
             self.dataset, stage1=self.offline, ticks=ticks, path=self.work_dir / "offline_statistics.npy"
         )
-        candidates, tally = ReplayCandidates(self.dataset, seed=self.seed), ParityTally(columns=feature_columns(spec))
+        num_scores = 1 + len(self.offline.retrievers)
+        candidates = ReplayCandidates(self.dataset, num_scores=num_scores, seed=self.seed)
+        tally = ParityTally(columns=feature_columns(spec))
         in_rounds = rounds(log, places)
         listed = slice(0, -(-LISTED_EVENTS // len(in_rounds)) if self.lists else 0)
         with (

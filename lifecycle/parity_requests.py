@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from features.dataset import Dataset, EventLog
 from features.vocab import FIRST, PADDING
-from serving.retrieval import SCORES, Candidates
+from serving.retrieval import Candidates
 
 NUM_RANDOM, NUM_CANDIDATES = 6, 12
 
@@ -24,13 +24,13 @@ class ReplayCandidates:
     They follow from the log and the seed alone, so that both paths and every replay rank the same.
     """
 
-    def __init__(self, dataset: Dataset, *, seed: int) -> None:
+    def __init__(self, dataset: Dataset, *, num_scores: int, seed: int) -> None:
         generator = np.random.default_rng(seed)
         num_queries = len(dataset.events.query_ids)
         self._log, self._rows = dataset.events, dataset.event_rows()
         self._random = generator.integers(FIRST, len(dataset.items.catalogue), size=(num_queries, NUM_RANDOM))
         # Rounded, so that there are ties.
-        scores = generator.normal(size=(num_queries, NUM_CANDIDATES, len(SCORES)))
+        scores = generator.normal(size=(num_queries, NUM_CANDIDATES, num_scores))
         self._scores = scores.round(1).astype(np.float32)
         self._ranks = generator.integers(0, NUM_CANDIDATES, size=scores.shape)
 

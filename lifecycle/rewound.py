@@ -21,10 +21,11 @@ from features.vocab import FIRST
 from serving.release import MANIFEST_FILE, POPULAR_FILE, TITLES_FILE, Release, seal
 from serving.retrieval import (
     ARRAYS_DIR,
+    BM25,
     INDEX_FILE,
     NEIGHBOUR_WEIGHTS,
-    RETRIEVERS,
     Stage1,
+    retriever_names,
     write_index,
     write_tables,
 )
@@ -100,18 +101,19 @@ def untrained(
         item_embeddings=embeddings,
         recommendable=np.arange(num_rows) >= FIRST,
         statistics=no_statistics,
-        neighbours={name: no_neighbours for name in NEIGHBOUR_WEIGHTS},
+        neighbours={name: no_neighbours for name in (*NEIGHBOUR_WEIGHTS, BM25)},
         tokenizer_json=tokenizer_json,
+        text_embeddings=np.zeros((num_rows, 0), dtype=np.float32),
     )
-    linear, statistics = np.zeros((num_rows, 0), dtype=np.float32), no_statistics.values[-1]
-    blended = Blend().item_embeddings(embeddings, linear, statistics)
+    no_width, statistics = np.zeros((num_rows, 0), dtype=np.float32), no_statistics.values[-1]
+    blended = Blend().item_embeddings(embeddings, no_width, no_width, statistics)
     write_index(
         target / INDEX_FILE,
         index=FlatBuilder().build(blended[FIRST:], np.arange(FIRST, num_rows)),
-        linear_embeddings=linear,
+        linear_embeddings=no_width,
         blend=Blend(),
         new_items=NewItems.none(),
-        fusion=Fusion.unweighted(dict.fromkeys(RETRIEVERS, QUOTA)),
+        fusion=Fusion.unweighted(dict.fromkeys(retriever_names(query_text=spec.text.query_tokens > 0), QUOTA)),
     )
     for name, content in ((POPULAR_FILE, []), (TITLES_FILE, {})):
         (target / name).write_text(json.dumps(content), encoding="utf-8")

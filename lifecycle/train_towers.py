@@ -31,7 +31,7 @@ from lifecycle.cuts import CUTS, FOLD, Cut
 from lifecycle.interrupts import interruptible
 from lifecycle.tracking import RunFacts, RunLogger
 from lifecycle.training_report import REPORT_DIR, Curves, write_curves, write_report
-from serving.retrieval import write_tables
+from serving.retrieval import BM25, write_tables
 from towers.data import HeldOut, QueryTexts, TowerData, Windows, held_out, training_windows
 from towers.errors import UnfitPieces
 from towers.export import export_towers
@@ -42,6 +42,7 @@ from towers.module import TowersModule
 from towers.negatives.items import QueryRows, TrainingItems
 from towers.negatives.sampler import NegativeSource
 from towers.objective import objective_of
+from towers.retrievers.bm25 import fit_bm25
 from towers.retrievers.ease import fit_ease
 from towers.retrievers.neighbours import NeighbourTable
 from towers.retrievers.transitions import fit_transitions
@@ -53,6 +54,7 @@ logger = logging.getLogger(__name__)
 MONITOR = "validation/ndcg@10"
 TEXT_EMBEDDINGS_FILE = "text_embeddings.npy"
 SUMMARY_FILE = "training.json"
+BM25_TOKENS = 512  # of an item's text that can be looked for
 GUARDED_STEPS = 50  # after so many steps their losses are looked at, for which the device has to be waited for
 
 
@@ -184,8 +186,9 @@ class TowersTraining:
             item_embeddings=embeddings,
             recommendable=self.protocol.recommendable(self.dataset, cut.splits),
             statistics=ItemStatistics.at_requests(days, requested_at_ms=last_day, tick_ms=self.spec.tick_ms),
-            neighbours=neighbour_tables(self.dataset, self.protocol, cut),
+            neighbours=neighbour_tables(self.dataset, self.protocol, cut) | self._word_table(),
             tokenizer_json=self.tokenizer_json,
+            text_embeddings=table.text_embedding.cpu().numpy() if self.spec.text.query_tokens else None,
         )
         export_towers(
             module.model,
@@ -201,6 +204,15 @@ class TowersTraining:
         write_json(directory / SUMMARY_FILE, {"epochs": epochs, "cut": cut.name, **metrics})
         for checkpoint in directory.glob("*.ckpt"):
             checkpoint.unlink()
+
+    def _word_table(self) -> dict[str, NeighbourTable]:
+        """BM25's, of the whole texts and not of what the ranker reads of them; none where queries say nothing."""
+        if not self.spec.text.query_tokens:
+            return {}
+        tokenizer = TextTokenizer(self.tokenizer_json)
+        texts = item_texts(self.dataset.items, names=self.spec.names("item", "text"))
+        tokens = tokenizer.encode(texts, length=BM25_TOKENS)
+        return {BM25: fit_bm25(tokens, pad=tokenizer.pad, num_tokens=tokenizer.size)}
 
     def _items(self, cut: Cut) -> tuple[Vocabularies, ItemInputs, ItemTable]:
         vocabularies = self.dataset.fit_vocabularies(cut.splits, columns=self.columns)

@@ -12,11 +12,12 @@ from omegaconf import DictConfig
 
 from features.dataset import Dataset
 from features.pairs import ranker_feature_names
+from features.spec import TextLayout
 from lifecycle.entry import plain_errors
 from lifecycle.steps import Step, read_step
 from lifecycle.tracking import RunFacts
 from lifecycle.train_towers import TowersTraining
-from serving.retrieval import SCORES
+from serving.retrieval import score_names
 
 SETTINGS = ("dataset", "towers", "text", "loss", "negatives", "trainer", "optimisation", "seed")
 FEATURES = ("columns", "text", "encoder")  # where features are served from changes no model
@@ -31,13 +32,16 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
 def training_of(cfg: DictConfig, dataset: Dataset | None = None) -> TowersTraining:
     """What the config says, on the prepared log or another one, which is read last: wrong settings are found before."""
     columns = columns_of(cfg)
+    text: TextLayout = build(cfg.features.text)
     names = ranker_feature_names(
-        retrievers=SCORES, item_categories=columns.item_categories, item_numbers=columns.item_numbers
+        retrievers=score_names(query_text=columns.has_query_text(text)),
+        item_categories=columns.item_categories,
+        item_numbers=columns.item_numbers,
     )
     return TowersTraining(
         protocol=protocol_of(cfg),
         columns=columns,
-        spec=columns.spec(text=build(cfg.features.text), ranker_features=names),
+        spec=columns.spec(text=text, ranker_features=names),
         text_encoder=build(cfg.features.encoder),
         build_model=build(cfg.towers),
         text=build(cfg.text) if cfg.text else None,

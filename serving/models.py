@@ -26,7 +26,11 @@ class Models(Protocol):
     """The query tower and the ranker, wherever they run."""
 
     def query_tower(self, inputs: TowerArrays) -> FloatArray:
-        """Query embeddings [N, D]; a model has no input for what its queries do not have, such as a text."""
+        """Query embeddings [N, D]; a model has no input for what its queries do not have, such as a text.
+
+        Where they have one, the text's own embedding [N, E] follows: the encoder is in the model, and one pass gives
+        both.
+        """
         ...
 
     def ranker(self, inputs: RankerInputs) -> FloatArray:

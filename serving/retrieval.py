@@ -3,8 +3,8 @@
 Owns the artefacts of stage 1 in memory and the way through them. Training lists, evaluation and the server all get
 their candidates from here, so what the ranker learns on is what it is served.
 
-Shapes: N queries, R rows of the item table, D and L widths of learned and linear embeddings, W width of the index, C
-candidates, K retrievers, E rows excluded, P rows that are asked for.
+Shapes: N queries, R rows of the item table, D, L and E widths of learned, linear and text embeddings, W width of the
+index, C candidates, K retrievers, X rows excluded, P rows that are asked for.
 """
 
 import json
@@ -28,6 +28,7 @@ from serving.models import Models
 from towers.index.search import ItemIndex
 from towers.retrievers.bags import history_bags
 from towers.retrievers.blend import Blend
+from towers.retrievers.bm25 import word_rows
 from towers.retrievers.fusion import Answer, Fusion
 from towers.retrievers.index_hits import IndexHits
 from towers.retrievers.neighbours import NeighbourTable
@@ -44,13 +45,24 @@ TOKENIZER_FILE, INDEX_FILE, FUSION_FILE = "tokenizer.json", "index.faiss", "fusi
 BLEND_FILE, LINEAR_SUFFIX, NEW_ITEMS_SUFFIX = "blend.json", ".linear.npy", ".new_items.npz"
 QUERY_TOWER_FILE, ITEM_TOWER_FILE = "query_tower.onnx", "item_tower.onnx"
 ARRAYS_DIR, RETRIEVERS_DIR, RECOMMENDABLE_FILE = "arrays", "retrievers", "recommendable.npy"
+TEXT_ARRAY = "text_embeddings"
 ITEM_ARRAYS = ("item_id", "categories", "numbers", "title_tokens", "text_tokens")
 NEIGHBOUR_WEIGHTS = {"transitions": transition_weights, "ease": ease_weights}
 # Where what was had may be recommended again: how often it was, and how often lately.
 HALF_LIVES_DAYS = {"repeats": None, "recent_repeats": 30.0}
 RETRIEVERS = ("towers", *NEIGHBOUR_WEIGHTS, "popularity", *HALF_LIVES_DAYS)
-# Of every candidate; the first is what orders them.
 SCORES = ("fused", *RETRIEVERS)
+BM25 = "bm25"  # the last one where queries say something: words can be looked for
+
+
+def retriever_names(*, query_text: bool) -> tuple[str, ...]:
+    """In the order of their columns."""
+    return (*RETRIEVERS, BM25) if query_text else RETRIEVERS
+
+
+def score_names(*, query_text: bool) -> tuple[str, ...]:
+    """Of every candidate, in the order of their columns; the first is what orders them."""
+    return (SCORES[0], *retriever_names(query_text=query_text))
 
 
 @dataclass(frozen=True)
@@ -59,8 +71,8 @@ class Candidates:
 
     Attributes:
         rows: [N, C] ItemRow; PADDING where there are fewer.
-        scores: [N, C, 1 + K] fused and of each retriever, in the order of SCORES, whoever brought the candidate; 0 at
-            padding.
+        scores: [N, C, 1 + K] fused and of each retriever, in the order of `score_names`, whoever brought the candidate;
+            0 at padding.
         ranks: [N, C, 1 + K] place in the whole list and among what each retriever brought; 0 where it did not bring it.
     """
 
@@ -69,9 +81,9 @@ class Candidates:
     ranks: IntArray
 
     @classmethod
-    def none(cls, num: int, *, num_candidates: int) -> "Candidates":
+    def none(cls, num: int, *, num_candidates: int, num_scores: int) -> "Candidates":
         """Padding alone for `num` queries."""
-        shape = (num, num_candidates, len(SCORES))
+        shape = (num, num_candidates, num_scores)
         return cls(
             rows=np.full(shape[:2], PADDING, dtype=np.int64),
             scores=np.zeros(shape, dtype=np.float32),
@@ -94,7 +106,9 @@ class Stage1:
     Attributes:
         item_embeddings: the learned ones, of which histories are made.
         linear_embeddings: of towers/retrievers/linear.py, beside these in the index.
-        blend: of both and of popularity.
+        text_embeddings: of the sentence encoder that the query tower's file holds; of no width where queries have no
+            text.
+        blend: of these and of popularity.
         new_items: what the index has otherwise for items without events.
         recommendable: [R] rows that may be candidates.
         statistics: answers are as of its newest tick.
@@ -107,6 +121,7 @@ class Stage1:
     items: ItemInputs
     item_embeddings: FloatArray  # [R, D]
     linear_embeddings: FloatArray  # [R, L]
+    text_embeddings: FloatArray  # [R, E]
     blend: Blend
     new_items: NewItems
     recommendable: NDArray[np.bool_]
@@ -141,13 +156,19 @@ class Stage1:
             # Triton's stub reads files as ASCII unless told otherwise, whatever its locale says.
             return json.loads((directory / name).read_text(encoding="utf-8"))
 
+        spec = FeatureSpec.from_json(document(SPEC_FILE))
+        retrievers = retriever_names(query_text=spec.text.query_tokens > 0)
+        tables = [name for name in retrievers if name in (*NEIGHBOUR_WEIGHTS, BM25)]
+        item_embeddings = array("item_embeddings").astype(np.float32, copy=False)
+        text_embeddings = array(TEXT_ARRAY) if spec.text.query_tokens else item_embeddings[:, :0]
         return cls(
-            spec=FeatureSpec.from_json(document(SPEC_FILE)),
+            spec=spec,
             vocabularies=Vocabularies.from_json(document(VOCABULARIES_FILE)),
             catalogue=Catalogue(item_ids=tuple(document(ITEM_IDS_FILE))),
             items=ItemInputs(**{name: array(name) for name in ITEM_ARRAYS}),  # type: ignore[arg-type]
-            item_embeddings=array("item_embeddings").astype(np.float32, copy=False),
+            item_embeddings=item_embeddings,
             linear_embeddings=mapped(index_path.with_suffix(LINEAR_SUFFIX)).astype(np.float32, copy=False),
+            text_embeddings=text_embeddings.astype(np.float32, copy=False),
             blend=Blend.read(index_path.with_name(BLEND_FILE)),
             new_items=NewItems.read(index_path.with_suffix(NEW_ITEMS_SUFFIX)),
             recommendable=np.load(directory / RECOMMENDABLE_FILE, allow_pickle=False),
@@ -156,8 +177,8 @@ class Stage1:
                 values=array("statistics").astype(np.float32, copy=False),
             ),
             index=ItemIndex.read(index_path),
-            neighbours={name: NeighbourTable.load(directory / RETRIEVERS_DIR / name) for name in NEIGHBOUR_WEIGHTS},
-            fusion=Fusion.read(index_path.with_name(FUSION_FILE), retrievers=RETRIEVERS),
+            neighbours={name: NeighbourTable.load(directory / RETRIEVERS_DIR / name) for name in tables},
+            fusion=Fusion.read(index_path.with_name(FUSION_FILE), retrievers=retrievers),
             tokenizer=TextTokenizer(directory / TOKENIZER_FILE),
         )
 
@@ -174,6 +195,11 @@ class Stage1:
         return Popular.as_of(self.statistics.values[-1])
 
     @property
+    def retrievers(self) -> tuple[str, ...]:
+        """Names of what candidates are asked of, in the order of their columns."""
+        return retriever_names(query_text=self.spec.text.query_tokens > 0)
+
+    @property
     def special_tokens(self) -> tuple[int, int]:
         """Ids of [CLS] and [SEP]."""
         return self.tokenizer.cls, self.tokenizer.sep
@@ -188,8 +214,11 @@ class Stage1:
             tokenizer=self.tokenizer,
         )
 
-    def embed_learned(self, queries: QueryInputs, *, models: Models) -> FloatArray:
-        """What the query tower makes of them [N, D]: history items enter as embeddings, so a new one counts at once."""
+    def embed_alone(self, queries: QueryInputs, *, models: Models) -> FloatArray:
+        """What the query tower's file makes of them [N, D + E]: learned, then of their texts.
+
+        History items enter as embeddings, so a new one counts at once.
+        """
         return models.query_tower(
             QueryTowerInputs(
                 history_embeddings=self.item_embeddings[queries.history_rows],
@@ -200,17 +229,21 @@ class Stage1:
 
     def embed(self, queries: QueryInputs, *, models: Models) -> FloatArray:
         """Query embeddings for the index [N, W]."""
-        return self.blended(queries, self.embed_learned(queries, models=models))
+        return self.blended(queries, self.embed_alone(queries, models=models))
 
-    def blended(self, queries: QueryInputs, learned: FloatArray) -> FloatArray:
-        """Query embeddings for the index [N, W] from learned ones [N, D]."""
+    def blended(self, queries: QueryInputs, embedded: FloatArray) -> FloatArray:
+        """Query embeddings for the index [N, W] from those of `embed_alone` [N, D + E]."""
+        learned, text = np.split(embedded, [self.item_embeddings.shape[1]], axis=1)
         bags = history_bags(self.linear_embeddings, seen_rows=queries.seen_rows, seen_age_days=queries.seen_age_days)
-        return self.blend.query_embeddings(learned, bags)
+        return self.blend.query_embeddings(learned, bags, text)
 
     def indexed(self, rows: IntArray) -> FloatArray:
         """Embeddings of items [P] as the index has them at the newest tick, [P, W]."""
         blended = self.blend.item_embeddings(
-            self.item_embeddings[rows], self.linear_embeddings[rows], self.statistics.values[-1, rows]
+            self.item_embeddings[rows],
+            self.linear_embeddings[rows],
+            self.text_embeddings[rows],
+            self.statistics.values[-1, rows],
         )
         return self.new_items.placed(blended, rows)
 
@@ -228,14 +261,15 @@ class Stage1:
             queries: of N rows.
             query_embeddings: [N, W].
             num_candidates: C.
-            excluded: [N, E] ItemRow of what may be no candidate; None: the query's history, unless the spec says that
+            excluded: [N, X] ItemRow of what may be no candidate; None: the query's history, unless the spec says that
                 it may be recommended again.
         """
         if excluded is None:
             excluded = queries.seen_rows[:, : 0 if self.spec.repeats else None]
         found_rows = self._search(query_embeddings, excluded=excluded)
         weights = {name: weigh(queries.history_rows) for name, weigh in NEIGHBOUR_WEIGHTS.items()}
-        candidates = Candidates.none(len(excluded), num_candidates=num_candidates)
+        num_scores = 1 + len(self.retrievers)
+        candidates = Candidates.none(len(excluded), num_candidates=num_candidates, num_scores=num_scores)
         for n in range(len(excluded)):
             allowed = self.recommendable.copy()
             allowed[excluded[n]] = False
@@ -262,7 +296,7 @@ class Stage1:
         self, queries: QueryInputs, n: int, *, hits: IndexHits, weights: Mapping[str, FloatArray]
     ) -> dict[str, Answer]:
         """What each retriever says to query `n`; `weights` are of its history, by neighbour table."""
-        return {
+        answers: dict[str, Answer] = {
             "towers": hits,
             **{
                 name: self.neighbours[name].score_history(queries.history_rows[n], own) for name, own in weights.items()
@@ -273,6 +307,10 @@ class Stage1:
                 for name, half_life_days in HALF_LIVES_DAYS.items()
             },
         }
+        if BM25 in self.neighbours:
+            words = word_rows(queries.text_tokens[n : n + 1], pad=self.tokenizer.pad)[0]
+            answers[BM25] = self.neighbours[BM25].score_history(words, np.ones(len(words), np.float32))
+        return answers
 
     def _search(self, query_embeddings: FloatArray, *, excluded: IntArray) -> IntArray:
         """Rows [N, k] by the index, best first: as many as the towers may bring besides all that is excluded."""
@@ -295,8 +333,12 @@ def write_tables(
     statistics: ItemStatistics,
     neighbours: Mapping[str, NeighbourTable],
     tokenizer_json: Path,
+    text_embeddings: FloatArray | None = None,
 ) -> None:
-    """Write all that `Stage1.read` needs but the index and what lies beside it."""
+    """Write all that `Stage1.read` needs but the index and what lies beside it.
+
+    Where queries have a text, that is BM25's table and text embeddings too.
+    """
     arrays = directory / ARRAYS_DIR
     arrays.mkdir(parents=True, exist_ok=True)
     contents = {name: getattr(items, name) for name in ITEM_ARRAYS}
@@ -305,6 +347,8 @@ def write_tables(
         "statistics": statistics.values,
         "statistics_at_ms": statistics.ticks_at_ms,
     }
+    if text_embeddings is not None:
+        contents[TEXT_ARRAY] = text_embeddings
     for name, content in contents.items():
         np.save(arrays / f"{name}.npy", content, allow_pickle=False)
     np.save(directory / RECOMMENDABLE_FILE, recommendable, allow_pickle=False)

@@ -141,12 +141,13 @@ class _ServedQueryTower(nn.Module):
         self.sentence_encoder = sentence_encoder
 
     def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
-        """The fields of QueryTowerInputs in their order -> [N, D]."""
+        """The fields of QueryTowerInputs in their order -> [N, D], or [N, D + E] with the text's own embedding."""
         if self.sentence_encoder is None:
             arrays = (*arrays, arrays[-1][:, :0])  # a text embedding of no width
-        else:
-            arrays = (*arrays[:-1], self.sentence_encoder(arrays[-1]))
-        return self.tower(QueryTowerInputs(*arrays))
+            return self.tower(QueryTowerInputs(*arrays))
+        text = self.sentence_encoder(arrays[-1])
+        arrays = (*arrays[:-1], text)
+        return torch.cat([self.tower(QueryTowerInputs(*arrays)), text], dim=1)
 
 
 class _ItemTowerWithIdColumn(nn.Module):

@@ -85,12 +85,13 @@ def stage_one(dataset: Dataset, leave_one_out: RequestProtocol, tmp_path_factory
         items=item_inputs(dataset.items, spec=spec, vocabularies=vocabularies, tokenizer=TextTokenizer(path)),
         item_embeddings=embeddings,
         linear_embeddings=linear,
+        text_embeddings=linear,
         blend=blend,
         new_items=NewItems.none(),
         recommendable=np.arange(len(embeddings)) >= 2,
         statistics=ItemStatistics(ticks_at_ms=np.zeros(1, np.int64), values=statistics),
         index=FlatBuilder().build(
-            blend.item_embeddings(embeddings, linear, statistics[0])[2:], np.arange(2, len(embeddings))
+            blend.item_embeddings(embeddings, linear, linear, statistics[0])[2:], np.arange(2, len(embeddings))
         ),
         neighbours=neighbour_tables(dataset, leave_one_out, FOLD),
         fusion=Fusion.unweighted(dict.fromkeys(RETRIEVERS, 12)),

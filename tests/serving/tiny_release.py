@@ -63,7 +63,7 @@ def build_tiny_release(directory: Path, *, generator: np.random.Generator) -> No
     _write_tables(directory, spec=spec, item_ids=item_ids, embeddings=embeddings, generator=generator)
     linear = generator.normal(size=(NUM_ITEMS + FIRST, L)).astype(np.float32)
     statistics = np.load(directory / "arrays" / "statistics.npy")
-    blended = BLEND.item_embeddings(embeddings, linear, statistics[-1])
+    blended = BLEND.item_embeddings(embeddings, linear, embeddings[:, :0], statistics[-1])
     write_index(
         directory / INDEX_FILE,
         index=FlatBuilder().build(blended[FIRST:], np.arange(FIRST, NUM_ITEMS + FIRST)),

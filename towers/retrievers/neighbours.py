@@ -1,4 +1,4 @@
-"""Sparse item-to-item scores: the form in which transitions, item-kNN and EASE are kept, released and served.
+"""Sparse scores of items after items: the form in which transitions, item-kNN, EASE and BM25 are kept and served.
 
 Owns the table, its files and the sum over a history. numpy only; what an entry means is the fitting module's.
 """
@@ -24,7 +24,10 @@ FILES = ("indptr", "indices", "values")
 
 @dataclass(frozen=True, eq=False)
 class NeighbourTable:
-    """Score of target item j after source item i, in compressed rows (CSR), targets ascending within a source."""
+    """Score of target item j after source item i, in compressed rows (CSR), targets ascending within a source.
+
+    Sources are rows of the item table, or a query's words (bm25.py): V is then their number.
+    """
 
     indptr: NDArray[np.int64]  # [V + 1]
     indices: NDArray[np.int32]  # [P]
