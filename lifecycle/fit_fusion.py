@@ -6,7 +6,7 @@ that it does not know is left to fit its own on but the test.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,30 +63,89 @@ class FusionFit:
         requests = stage_one.fused_by(even).ask(
             dataset, asked, days=protocol.item_days(dataset, known), num_candidates=sum(even.quotas.values())
         )
-        rows = requests.candidates.rows
-        owners, places = np.nonzero(rows != PADDING)
-        relevant = asked.grades_of(rows) > 0
-        found = relevant.sum(axis=1) / np.maximum(asked.num_relevant, 1)
+        rows, seen = requests.candidates.rows, requests.inputs.seen_rows
+        union = _Union(
+            scores=requests.candidates.scores[:, :, 1:].astype(np.float64),
+            present=rows != PADDING,
+            had=np.stack([np.isin(own, known_to) for own, known_to in zip(rows, seen, strict=True)]),
+            relevant=asked.grades_of(rows) > 0,
+            num_relevant=asked.num_relevant,
+            num_new=asked.only(~asked.had).num_relevant,
+        )
+        found = union.relevant.sum(axis=1) / np.maximum(asked.num_relevant, 1)
         logger.info("fusion: the unions of %d requests hold %.3f of what was chosen", len(asked), found.mean())
+        return self._of_union(union, even)
+
+    def _of_union(self, union: "_Union", even: Fusion) -> Fusion:
+        names, new = list(even.quotas), union.present & ~union.had
         try:
-            weights = fit_weights(
-                requests.candidates.scores[owners, places, 1:].astype(np.float64),
-                relevant=relevant[owners, places],
-                owners=owners,
-            )
+            weights = union.fit(union.scores, present=new, num_relevant=union.num_new, what="new items")
         except ValueError as error:
             logger.warning("fusion: all retrievers weigh alike (%s)", error)
             return even
-        measure = _Ndcg(present=rows != PADDING, relevant=relevant, num_relevant=asked.num_relevant)
-        scores = requests.candidates.scores[:, :, 1:].astype(np.float64)
-        before, weights = measure(scores @ weights), ascend(weights, scores, measure=measure)
-        fitted = dict(zip(even.quotas, weights.tolist(), strict=True))
-        logger.info(
-            "fusion: weights %s; NDCG@%d %.4f, of the convex fit %.4f",
-            *(", ".join(f"{name} {weight:.3g}" for name, weight in fitted.items()), K),
-            *(measure(scores @ weights).mean(), before.mean()),
+        fusion = Fusion(weights=dict(zip(names, weights.tolist(), strict=True)), quotas=even.quotas)
+        had = (union.present & union.had)[:, :, None].astype(np.float64)
+        if not had.any():
+            return fusion
+        # The order of new items is settled; against them stands what was had, by weights and a bonus of its own.
+        settled = (union.scores @ weights)[:, :, None] * new[:, :, None]
+        columns = np.concatenate([union.scores * had, settled, had, -had], axis=2)
+        *again, scale, more, less = union.fit(
+            columns, present=union.present, num_relevant=union.num_relevant, what="items had before, new, bonus"
         )
-        return Fusion(weights=fitted, quotas=even.quotas)
+        if not scale > 0:
+            logger.warning("fusion: nothing new was chosen before something old, so all of it weighs alike")
+            return fusion
+        return replace(
+            fusion,
+            again=dict(zip(names, (float(weight / scale) for weight in again), strict=True)),
+            again_bonus=float((more - less) / scale),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Union:
+    """What N requests get of all retrievers, C candidates each.
+
+    Attributes:
+        scores: [N, C, K].
+        present: [N, C] where there is a candidate.
+        had: [N, C] what the query had before.
+        relevant: [N, C] what it then chose.
+        num_relevant: [N] all that it chose; num_new: of these, what it had not had.
+    """
+
+    scores: NDArray[np.float64]
+    present: NDArray[np.bool_]
+    had: NDArray[np.bool_]
+    relevant: NDArray[np.bool_]
+    num_relevant: NDArray[np.int64]
+    num_new: NDArray[np.int64]
+
+    def fit(
+        self,
+        columns: NDArray[np.float64],
+        *,
+        present: NDArray[np.bool_],
+        num_relevant: NDArray[np.int64],
+        what: str,
+    ) -> NDArray[np.float64]:
+        """Weights of columns [N, C, J] under which what was chosen of the candidates present leads these.
+
+        Raises:
+            ValueError: no request says anything.
+        """
+        relevant = self.relevant & present
+        owners, places = np.nonzero(present)
+        weights = fit_weights(columns[owners, places], relevant=relevant[owners, places], owners=owners)
+        measure = _Ndcg(present=present, relevant=relevant, num_relevant=num_relevant)
+        before, weights = measure(columns @ weights), ascend(weights, columns, measure=measure)
+        logger.info(
+            "fusion: weights of %s: %s; NDCG@%d %.4f, of the convex fit %.4f",
+            *(what, " ".join(f"{weight:.3g}" for weight in weights), K),
+            *(measure(columns @ weights).mean(), before.mean()),
+        )
+        return weights
 
 
 @dataclass(frozen=True)

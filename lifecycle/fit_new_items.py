@@ -122,15 +122,15 @@ def fit_bias(
         share: above 0.
         generator: says which items are new together.
     """
-    folds = np.arange(len(content.known)) % FOLDS
-    contest = _contest(
-        content, stage_one, asked, dataset=dataset, protocol=protocol, folds=generator.permutation(folds)
-    )
-    most, weight = contest.share(np.inf), stage_one.stage1.fusion.weights["towers"]
-    if not (most > 0 and weight > 0):
-        logger.warning(
-            "new items get no bias, for no validation request chose a known item that the towers would have brought"
-        )
+    weight, asked = stage_one.stage1.fusion.weights["towers"], asked.only(np.isin(asked.relevant, content.known))
+    if not (len(asked) and weight > 0):
+        logger.warning("new items get no bias: validation chose no known item, or the towers weigh nothing")
+        return 0.0
+    folds = generator.permutation(np.arange(len(content.known)) % FOLDS)
+    contest = _contest(content, stage_one, asked, dataset=dataset, protocol=protocol, folds=folds)
+    most = contest.share(np.inf)
+    if not most > 0:
+        logger.warning("new items get no bias: no known item that validation chose was among the first %d", TOP)
         return 0.0
     low, high = contest.bounds
     for _ in range(40):
@@ -181,7 +181,7 @@ def _contest(
     protocol: RequestProtocol,
     folds: IntArray,
 ) -> _Contest:
-    stage1, known, asked = stage_one.stage1, content.known, asked.only(np.isin(asked.relevant, content.known))
+    stage1, known = stage_one.stage1, content.known
     inputs = stage1.query_inputs(asked.states(dataset, length=stage1.spec.stored_history))
     queries = stage1.embed(inputs, models=stage_one.models)
     days = protocol.item_days(dataset, stage_one.cut.splits)
@@ -209,12 +209,12 @@ def _contest(
                         -np.sort(-others)[:TOP],
                     )
                 )
-    own, before, newer, others = zip(*found, strict=True) if found else ((), (), (), ())
+    own, before, newer, others = zip(*found, strict=True)
     return _Contest(
         own=np.array(own, dtype=np.float64),
         place=np.array(before, dtype=np.int64),
         newer=np.array(newer, dtype=np.int64),
-        others=np.array(others, dtype=np.float64).reshape(-1, TOP),
+        others=np.array(others, dtype=np.float64),
     )
 
 

@@ -276,7 +276,9 @@ class Stage1:
             own_weights = {name: own[n] for name, own in weights.items()}
             hits = IndexHits(found_rows[n], self.indexed, query_embeddings[n])
             answers = self._answers(queries, n, hits=hits, weights=own_weights)
-            rows, scores, ranks = self.fusion.candidates(answers, allowed=allowed, num_candidates=num_candidates)
+            rows, scores, ranks = self.fusion.candidates(
+                answers, allowed=allowed, num_candidates=num_candidates, seen_rows=queries.seen_rows[n]
+            )
             candidates.rows[n, : len(rows)] = rows
             candidates.scores[n, : len(rows)] = scores
             candidates.ranks[n, : len(rows)] = ranks
@@ -289,7 +291,8 @@ class Stage1:
         for n, embedding in enumerate(query_embeddings):
             own_weights = {name: own[n] for name, own in weights.items()}
             answers = self._answers(queries, n, hits=IndexHits(rows[:0], self.indexed, embedding), weights=own_weights)
-            scores[n] = sum(self.fusion.weights[name] * answer.of(rows) for name, answer in answers.items())
+            own = np.stack([answer.of(rows) for answer in answers.values()], axis=1)
+            scores[n] = self.fusion.fused(own, had=np.isin(rows, queries.seen_rows[n]))
         return scores
 
     def _answers(

@@ -9,7 +9,7 @@ from features.dataset import Dataset
 from features.protocol import RequestProtocol
 from lifecycle.candidates import StageOne
 from lifecycle.cuts import CUTS, FOLD
-from lifecycle.fit_fusion import FusionFit
+from lifecycle.fit_fusion import FusionFit, _Union
 from serving.retrieval import RETRIEVERS, Stage1
 from towers.retrievers.fusion import Fusion
 
@@ -81,3 +81,38 @@ def test_without_validation_all_weigh_alike_and_the_log_says_so(
         fitted = fit.fit(stage_one, dataset=without(smoke_dataset, "validation"), protocol=leave_one_out)
     assert set(fitted.weights.values()) == {1.0}
     assert "all retrievers weigh alike" in caplog.text
+
+
+def a_union(*, num: int = 400, seed: int = 0) -> _Union:
+    """Requests of 12 candidates, the first half had before: one retriever tells these, another the new ones."""
+    draw = np.random.default_rng(seed)
+    scores = draw.normal(size=(num, 12, 2))
+    had = np.tile(np.arange(12) < 6, (num, 1))
+    relevant = np.zeros((num, 12), dtype=bool)
+    relevant[np.arange(num), np.where(had, scores[:, :, 0], -np.inf).argmax(axis=1)] = True
+    relevant[np.arange(num), np.where(had, -np.inf, scores[:, :, 1]).argmax(axis=1)] = True
+    return _Union(
+        scores=scores,
+        present=np.ones((num, 12), dtype=bool),
+        had=had,
+        relevant=relevant,
+        num_relevant=np.full(num, 2),
+        num_new=np.ones(num, dtype=np.int64),
+    )
+
+
+def test_old_and_new_items_are_told_by_what_tells_each() -> None:
+    fitting = FusionFit(quotas={"old": 9, "new": 9}, max_requests=100)
+    fusion = fitting._of_union(a_union(), Fusion.unweighted(fitting.quotas))
+    assert fusion.again is not None
+    assert fusion.weights["new"] > 20 * fusion.weights["old"] >= 0
+    assert fusion.again["old"] > 20 * fusion.again["new"] >= 0
+
+
+def test_where_nothing_was_had_before_there_is_one_set_of_weights() -> None:
+    fitting, union = FusionFit(quotas={"old": 9, "new": 9}, max_requests=100), a_union()
+    nothing = dataclasses.replace(union, had=np.zeros_like(union.had), num_new=union.num_relevant)
+    fusion = fitting._of_union(nothing, Fusion.unweighted(fitting.quotas))
+    assert fusion.again is None
+    assert fusion.again_bonus == 0.0
+    assert min(fusion.weights.values()) > 0

@@ -120,7 +120,7 @@ class ContentMap:
             gram += weighted @ centred
             product += weighted @ (embeddings[block] - mean)
         gram[np.diag_indices_from(gram)] += REGULARISATION
-        return cls(features, centre, mean, np.linalg.solve(gram, product))
+        return cls(features, centre, mean, np.linalg.solve(gram, product).astype(np.float64))
 
     def of(self, rows: IntArray) -> NDArray[np.float32]:
         """Embeddings [P, D] of items by their content."""

@@ -38,13 +38,20 @@ class Fusion:
     A candidate's score is the weighted sum of the retrievers' scores as they are, not standardised within the union: it
     then depends on nothing but the query and the item, so that lists of different lengths are parts of one another.
 
+    What tells which of its old items a query has again tells little of which new one it tries, so both have weights of
+    their own.
+
     Attributes:
         weights: by retriever.
         quotas: most candidates that each brings; 0 leaves it out, though its scores still count.
+        again: weights of what the query had before, by retriever; None: the same.
+        again_bonus: more for what the query had before.
     """
 
     weights: Mapping[str, float]
     quotas: Mapping[str, int]
+    again: Mapping[str, float] | None = None
+    again_bonus: float = 0.0
 
     @classmethod
     def unweighted(cls, quotas: Mapping[str, int]) -> Self:
@@ -70,7 +77,8 @@ class Fusion:
             ValueError: it is not of these retrievers.
         """
         fusion = cls(**json.loads(path.read_text(encoding="utf-8")))
-        if not list(fusion.weights) == list(fusion.quotas) == list(retrievers):
+        again = fusion.weights if fusion.again is None else fusion.again
+        if not list(fusion.weights) == list(again) == list(fusion.quotas) == list(retrievers):
             raise ValueError(
                 f"{path}: expected a weight and a quota of {', '.join(retrievers)}; got weights of "
                 f"{', '.join(fusion.weights)} and quotas of {', '.join(fusion.quotas)}; fit them again: "
@@ -78,8 +86,22 @@ class Fusion:
             )
         return fusion
 
+    def fused(self, scores: NDArray[np.float64], *, had: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """One score of each candidate [P] from that of each retriever [P, K]; `had` [P]: by the query, before."""
+        # Sums row by row and no product of matrices: their last bits would depend on how many there are.
+        fused: NDArray[np.float64] = (scores * np.array(list(self.weights.values()))).sum(axis=1)
+        if self.again is None:
+            return fused
+        again = (scores * np.array(list(self.again.values()))).sum(axis=1) + self.again_bonus
+        return np.where(had, again, fused)
+
     def candidates(
-        self, answers: Mapping[str, Answer], *, allowed: NDArray[np.bool_], num_candidates: int
+        self,
+        answers: Mapping[str, Answer],
+        *,
+        allowed: NDArray[np.bool_],
+        num_candidates: int,
+        seen_rows: IntArray | None = None,
     ) -> tuple[IntArray, FloatArray, IntArray]:
         """The best of the union for one query, best first, the lower row first among equals.
 
@@ -87,6 +109,7 @@ class Fusion:
             answers: of each retriever, in the order of the columns.
             allowed: [V] which rows may be candidates.
             num_candidates: C at most.
+            seen_rows: what the query had before; None: nothing.
 
         Returns:
             Rows [C]; scores [C, 1 + K], the fused one first; ranks [C, 1 + K], where 0 says that the retriever did not
@@ -96,8 +119,8 @@ class Fusion:
         rows = np.unique(np.concatenate(brought))  # [P]
         # In fp64: the last bit of a sum in fp32 depends on the order in which a processor adds.
         own = np.stack([answer.of(rows) for answer in answers.values()], axis=1)  # [P, K]
-        weights = np.array([self.weights[name] for name in answers])
-        fused = (own * weights).sum(axis=1).astype(np.float32)
+        had = np.zeros(len(rows), dtype=np.bool_) if seen_rows is None else np.isin(rows, seen_rows)
+        fused = self.fused(own, had=had).astype(np.float32)
         ranks = np.zeros((len(rows), 1 + len(answers)), dtype=np.int64)
         for column, found in enumerate(brought, start=1):
             ranks[np.searchsorted(rows, found), column] = np.arange(1, len(found) + 1)
