@@ -26,7 +26,7 @@ from lifecycle.candidates import StageOne
 from lifecycle.cuts import Cut
 from towers.retrievers.bags import NUM_BAGS, history_bags
 from towers.retrievers.blend import POPULARITY, Blend, popularity
-from towers.retrievers.fusion_fit import fit_weights, mean_loss
+from towers.retrievers.fusion_fit import NothingToFit, fit_weights, mean_loss
 from towers.retrievers.linear import LinearFit, fit_linear
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class BlendFit:
                 scores[:, parts.popularity_columns] = 0.0  # what scores all alike gets no weight
             try:
                 weights = fit_weights(scores, relevant=relevant, owners=owners, negative=True)
-            except ValueError as error:
+            except NothingToFit as error:
                 logger.warning("blend: the learned embeddings stand alone (%s)", error)
                 return alone, HEAD_REGULARISATION
             loss = mean_loss(scores @ weights, relevant=relevant, owners=owners)

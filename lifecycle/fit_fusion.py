@@ -16,7 +16,7 @@ from features.protocol import RequestProtocol
 from features.vocab import PADDING
 from lifecycle.candidates import StageOne
 from towers.retrievers.fusion import Fusion
-from towers.retrievers.fusion_fit import ascend, fit_weights
+from towers.retrievers.fusion_fit import NothingToFit, ascend, fit_weights
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class FusionFit:
             had=np.stack([np.isin(own, known_to) for own, known_to in zip(rows, seen, strict=True)]),
             relevant=asked.grades_of(rows) > 0,
             num_relevant=asked.num_relevant,
-            num_new=asked.only(~asked.had).num_relevant,
+            num_new=((asked.relevant != PADDING) & ~asked.had).sum(axis=1),
         )
         found = union.relevant.sum(axis=1) / np.maximum(asked.num_relevant, 1)
         logger.info("fusion: the unions of %d requests hold %.3f of what was chosen", len(asked), found.mean())
@@ -80,7 +80,7 @@ class FusionFit:
         names, new = list(even.quotas), union.present & ~union.had
         try:
             weights = union.fit(union.scores, present=new, num_relevant=union.num_new, what="new items")
-        except ValueError as error:
+        except NothingToFit as error:
             logger.warning("fusion: all retrievers weigh alike (%s)", error)
             return even
         fusion = Fusion(weights=dict(zip(names, weights.tolist(), strict=True)), quotas=even.quotas)
@@ -133,7 +133,7 @@ class _Union:
         """Weights of columns [N, C, J] under which what was chosen of the candidates present leads these.
 
         Raises:
-            ValueError: no request says anything.
+            NothingToFit: no request says anything.
         """
         relevant = self.relevant & present
         owners, places = np.nonzero(present)

@@ -33,7 +33,7 @@ from ranking.student import HeadSizes, Student
 from ranking.teacher import ScoreCache, pretrained_encoder
 from serving.release import ITEM_STATES_FILE, RANKER_FILE
 from serving.retrieval import TOKENIZER_FILE
-from towers.retrievers.fusion_fit import fit_weights
+from towers.retrievers.fusion_fit import NothingToFit, fit_weights
 from towers.text_encoder import checkpoint_directory
 
 logger = logging.getLogger(__name__)
@@ -234,7 +234,7 @@ class RankerTraining:
                 relevant=lists.relevance[owners, places] > 0,
                 owners=owners,
             )
-        except ValueError as error:
+        except NothingToFit as error:
             logger.warning("ranker: the student's parts keep their weights (%s)", error)
             return
         student.weigh(dense=float(weights[0]), text=float(weights[1]))

@@ -21,6 +21,10 @@ SURE = 1.0
 FIRST_STEP, LEAST_SCALE = 0.3, 0.1  # of a weight, and of the largest one where a weight is less
 
 
+class NothingToFit(ValueError):
+    """No request has both a chosen and another candidate."""
+
+
 def fit_weights(
     scores: FloatArray, *, relevant: NDArray[np.bool_], owners: NDArray[np.int64], negative: bool = False
 ) -> FloatArray:
@@ -39,7 +43,7 @@ def fit_weights(
         negative: whether a weight may lie below 0, which a union of few retrievers should not have.
 
     Raises:
-        ValueError: no request says anything.
+        NothingToFit: no request says anything.
     """
     kept, telling = _telling(relevant, owners)
     scores = scores[kept]
@@ -108,7 +112,7 @@ def _telling(relevant: NDArray[np.bool_], owners: NDArray[np.int64]) -> tuple[ND
     chosen, others = (np.bincount(owners[kept], minlength=num) for kept in (relevant, ~relevant))
     kept = ((chosen > 0) & (others > 0))[owners]
     if not kept.any():
-        raise ValueError("no request has both a chosen and another candidate: there is nothing to fit weights on")
+        raise NothingToFit("no request has both a chosen and another candidate: there is nothing to fit weights on")
     return kept, np.unique(owners[kept], return_inverse=True)[1]
 
 
