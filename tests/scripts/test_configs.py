@@ -23,6 +23,7 @@ OPTIONS = sorted(
     for path in CONF.glob("*/*.yaml")
     if path.parent.name not in ("experiment", "hparams_search", "hydra")
 )
+STUDENTS = sorted(path.stem for path in (CONF / "ranker" / "student").glob("*.yaml"))
 SEARCHES = sorted(path.stem for path in (CONF / "hparams_search").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
@@ -62,6 +63,16 @@ def test_every_script_has_a_config_that_composes_and_builds(root: str) -> None:
     cfg = composed(root)
     OmegaConf.resolve(cfg)
     build_all(cfg)
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_every_student_can_be_chosen(student: str) -> None:
+    ranker = build(composed("train_ranker", f"ranker/student={student}").ranker)
+    assert ranker["student"].fit.distillation_weight > 0
+
+
+def test_the_bench_has_every_student() -> None:
+    assert sorted(composed("bench_ranker").students) == STUDENTS
 
 
 def test_the_pipeline_has_every_setting_of_every_step() -> None:
