@@ -68,3 +68,9 @@ def test_settings_that_cannot_be_say_what_was_expected():
         fit_linear(query_rows=none, item_rows=none, num_rows=NUM_ROWS, width=-1)
     with pytest.raises(ValueError, match="regularisation must be above 0; got 0"):
         fit_linear(query_rows=none, item_rows=none, num_rows=NUM_ROWS, width=1).embeddings(0.0)
+
+
+def test_a_log_in_which_every_query_had_one_item_of_its_own_is_decomposed_too():
+    rows = np.arange(400)
+    found = fit_linear(query_rows=rows, item_rows=rows + FIRST, num_rows=400 + FIRST, width=128)
+    np.testing.assert_allclose(found.singular_values, np.ones(128), rtol=1e-5)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import ArpackError, svds
 
 from towers.retrievers.interactions import interaction_matrix
 
@@ -77,7 +77,11 @@ def fit_linear(*, query_rows: IntArray, item_rows: IntArray, num_rows: int, widt
         _, values, right = np.linalg.svd(known.toarray(), full_matrices=False)
     else:
         # With a start of its own, or the last bits of the result would be another run's.
-        _, values, right = svds(known, k=width, v0=np.ones(smaller), rng=np.random.default_rng(0))
+        try:
+            _, values, right = svds(known, k=width, v0=np.ones(smaller), rng=np.random.default_rng(0))
+        except ArpackError:  # where all have alike many events, ones are an answer, and nothing leads on from there
+            start = np.random.default_rng(0).normal(size=smaller)
+            _, values, right = svds(known, k=width, v0=start, rng=np.random.default_rng(0))
     order = np.argsort(-values)[:width]
     vectors = np.zeros((num_rows, width), dtype=np.float32)
     vectors[seen, : len(order)] = right[order].T
