@@ -116,3 +116,12 @@ def test_where_nothing_was_had_before_there_is_one_set_of_weights() -> None:
     assert fusion.again is None
     assert fusion.again_bonus == 0.0
     assert min(fusion.weights.values()) > 0
+
+
+def test_a_retriever_without_a_quota_is_missed_by_name_and_others_are_left_out() -> None:
+    fit = FusionFit(quotas={"towers": 9, "ease": 0, "bm25": 5}, max_requests=1)
+    assert fit.unweighted(["towers", "ease"]) == Fusion.unweighted({"towers": 9, "ease": 0})
+    with pytest.raises(
+        ValueError, match=r"retrieval\.quotas: expected a number for each of towers, repeats; repeats is m"
+    ):
+        fit.unweighted(["towers", "repeats"])
