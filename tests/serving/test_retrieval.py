@@ -348,6 +348,7 @@ def asked_in_words(stage1: Stage1, tiny_release: Path, tmp_path_factory: pytest.
         index=FlatBuilder().build(items, rows),
         linear_embeddings=stage1.linear_embeddings,
         blend=blend,
+        new_items=NewItems.none(),
         fusion=Fusion(weights={**fusion.weights, BM25: 2.0}, quotas={**fusion.quotas, BM25: 20}),
     )
     return Stage1.read(directory)
