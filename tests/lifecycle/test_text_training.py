@@ -121,7 +121,8 @@ def test_what_is_written_embeds_texts_by_the_trained_encoder(written: tuple[Any,
     session = onnxruntime.InferenceSession(directory / "query_tower.onnx", providers=["CPUExecutionProvider"])
     given = {**inputs.by_name, "query_text": torch.from_numpy(windows.inputs.text_tokens)}
     found = session.run(None, {name: value.numpy() for name, value in given.items()})[0]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    # The tower's embedding, and after it that of the text itself.
+    np.testing.assert_allclose(found, np.concatenate([expected, windows.texts], axis=1), atol=1e-4)
 
 
 @pytest.mark.parametrize(
