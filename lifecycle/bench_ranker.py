@@ -29,7 +29,7 @@ from evaluation.report import compare_systems, intervals, query_metrics
 from features.requests import PastRequests
 from features.transforms import RankerInputs
 from lifecycle.candidates import Requests, StageOne
-from lifecycle.systems import as_served, reordered, served_scorer
+from lifecycle.systems import as_retrieved, as_served, reordered, served_scorer
 from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, RankerTraining, StudentRecipe
 from ranking.data import RankerLists
 from ranking.gradient_boosting import BoostedTrees
@@ -77,7 +77,7 @@ class RankerBench:
         trees_dir = self.ranker_dir / GRADIENT_BOOSTING
         trees = BoostedTrees.load(trees_dir)
         of_trees = trees.score(lists.dense)
-        base = self._values(test, np.zeros((len(lists), 0), dtype=np.float32), asked)
+        base = self._of_rows(as_retrieved(test).rows, asked)
         known = {"fused": base, "lightgbm": self._values(test, of_trees, asked)}
         yield self._row("fused", "", known["fused"], known, times={num: 0.0 for num in self.num_timed}, num=0)
         tree_times = self._times(trees_dir, RANKER_FILE, lists)
@@ -151,8 +151,10 @@ class RankerBench:
             yield self._row(name, precision, values, known, times=times, num=num, bytes_an_item=bytes_an_item)
 
     def _values(self, test: Requests, scores: FloatArray, asked: PastRequests) -> FloatArray:
-        ranked = reordered(test, scores).rows[:, :10]
-        return query_metrics(ranked=ranked, relevant=asked.relevant, ks=(10,))[METRIC].astype(np.float32)
+        return self._of_rows(reordered(test, scores).rows, asked)
+
+    def _of_rows(self, rows: NDArray[np.int64], asked: PastRequests) -> FloatArray:
+        return query_metrics(ranked=rows[:, :10], relevant=asked.relevant, ks=(10,))[METRIC].astype(np.float32)
 
     def _row(
         self,

@@ -19,7 +19,7 @@ from features.spec import DAY_MS, TextLayout
 from features.split import SPLITS, LeaveOneOut
 from lifecycle.parity import Replay
 from lifecycle.rewound import untrained
-from serving.retrieval import SCORES, Stage1
+from serving.retrieval import Stage1, score_names
 
 NUM_QUERIES, NUM_ITEMS, NUM_DAYS = 25, 40, 12
 FIRST_DAY = 10_000
@@ -105,7 +105,9 @@ def prepare_shop(folder: Path) -> PreparedShop:
     spec = COLUMNS.spec(
         text=TextLayout(query_tokens=4, history_items=2, history_tokens=2, candidate_tokens=3),
         ranker_features=ranker_feature_names(
-            retrievers=SCORES, item_categories=COLUMNS.item_categories, item_numbers=COLUMNS.item_numbers
+            retrievers=score_names(query_text=True),
+            item_categories=COLUMNS.item_categories,
+            item_numbers=COLUMNS.item_numbers,
         ),
     )
     untrained(
