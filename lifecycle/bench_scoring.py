@@ -1,15 +1,17 @@
 """What cross-encoders score beside one another: pairs of real texts, one checkpoint, and lists for the student.
 
-Owns making these files, and how far two systems' scores are apart. Who scores when is bench_training.Race's.
+Owns making these files, and what is made of the turns and the scores. Who scores when is bench_training.Race's.
 """
 
 # Shapes: N lists of C candidates.
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from transformers import AutoTokenizer, BertForSequenceClassification
 
@@ -19,6 +21,7 @@ from features.spec import FeatureSpec
 from features.text import TextTokenizer
 from features.transforms import item_texts
 from features.vocab import FIRST
+from lifecycle.bench_training import counted, ratios, speeds
 from ranking.decomposed import DecomposedRanker
 from ranking.export import export_ranker
 from ranking.item_states import write_item_states
@@ -121,6 +124,27 @@ def write_checkpoint(source: Path, target: Path, *, seed: int) -> None:
 def read_pairs(folder: Path) -> list[tuple[str, str]]:
     """Context and candidate of each pair."""
     return [(context, candidate) for context, candidate in json.loads((folder / PAIRS_FILE).read_text())]
+
+
+def results(
+    turns: pd.DataFrame, *, folder: Path, of: Sequence[tuple[str, str]], warm_up: int
+) -> dict[str, pd.DataFrame]:
+    """Tables by name: turns, speeds, ratios, and scores of each pair of `of` whose systems score the same pairs.
+
+    Args:
+        turns: rows of Race.run, in which what is called a target is a pair.
+        folder: of the systems' own folders.
+        of: systems and their peers.
+        warm_up: rounds that do not count.
+    """
+    kept = counted(turns, warm_up=warm_up)
+    scores = [
+        {"system": system, "peer": peer, **apart(*(folder / name / SCORES_FILE for name in (system, peer)))}
+        for system, peer in of
+        if system != STUDENT
+    ]
+    tables = {"turns": turns, "speeds": speeds(kept, num_targets=1), "ratios": ratios(kept, of=of)}
+    return {**tables, "scores": pd.DataFrame(scores)}
 
 
 def apart(one: Path, other: Path) -> dict[str, float]:

@@ -11,8 +11,8 @@ from composed import build, columns_of, dataset_of, plain, protocol_of
 from omegaconf import DictConfig
 
 from features.pairs import ranker_feature_names
-from lifecycle.bench_scoring import SCORES_FILE, ScoringBench, apart
-from lifecycle.bench_training import Race, counted, ratios, speeds
+from lifecycle.bench_scoring import ScoringBench, results
+from lifecycle.bench_training import Race
 from lifecycle.entry import plain_errors
 from serving.retrieval import score_names
 from towers.text_encoder import checkpoint_directory
@@ -47,17 +47,9 @@ def run(cfg: DictConfig) -> None:
         num_threads=cfg.num_threads,
         out_dir=out_dir,
     )
-    rows = []
-    for turn in race.run():
-        rows.append(turn)
-        pd.DataFrame(rows).to_csv(out_dir / "turns.csv", index=False)
-    turns = counted(pd.DataFrame(rows), warm_up=cfg.warm_up)
+    rows = list(race.run())
     of = [(system, peer) for system, peer in content["ratios"] if peer in race.systems]
-    # What is called a target in trainings is a pair here.
-    tables = {"speeds": speeds(turns, num_targets=1), "ratios": ratios(turns, of=of)}
-    if "cross_encoder" in race.systems:
-        scores = (out_dir / name / SCORES_FILE for name in ("packed", "cross_encoder"))
-        tables["scores"] = pd.DataFrame([apart(*scores)])
+    tables = results(pd.DataFrame(rows), folder=out_dir, of=of, warm_up=cfg.warm_up)
     for name, table in tables.items():
         table.to_csv(out_dir / f"{name}.csv", index=False)
         print(f"{name}\n{table.to_string(index=False, float_format='{:.6g}'.format)}\n", flush=True)
