@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -114,7 +115,8 @@ def write_checkpoint(source: Path, target: Path, *, seed: int) -> None:
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         model = BertForSequenceClassification.from_pretrained(source, num_labels=1, local_files_only=True)
-        for linear in (model.bert.pooler.dense, model.classifier):
+        for name in ("bert.pooler.dense", "classifier"):
+            linear = cast(torch.nn.Linear, model.get_submodule(name))
             torch.nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
             torch.nn.init.zeros_(linear.bias)
     model.save_pretrained(target)

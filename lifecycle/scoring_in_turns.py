@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification
 
+from features.text import TextTokenizer
 from lifecycle.bench_scoring import CHECKPOINT, LISTS_FILE, SCORES_FILE, STUDENT, read_pairs
 from lifecycle.turns import Turns
 from ranking.packed import PackedEncoder
@@ -51,9 +52,9 @@ def packed(settings: Mapping[str, Any]) -> Callable[[], FloatArray]:
     tokenizer.no_truncation()
     tokenizer.enable_padding()
     torch.set_num_threads(settings["num_threads"])
-    head = BertForSequenceClassification.from_pretrained(checkpoint, local_files_only=True).eval()
+    head = BertForSequenceClassification.from_pretrained(checkpoint, local_files_only=True)
     encoder = PackedEncoder(
-        pretrained_encoder(checkpoint, pad_token=tokenizer.padding["pad_id"], dropout=0.0),
+        pretrained_encoder(checkpoint, pad_token=TextTokenizer(checkpoint / TOKENIZER_FILE).pad, dropout=0.0),
         num_workers=settings["num_threads"],
     )
 
@@ -62,7 +63,7 @@ def packed(settings: Mapping[str, Any]) -> Callable[[], FloatArray]:
         rows = tokenizer.encode_batch(pairs)
         tokens, segments = (np.array([getattr(row, name) for row in rows]) for name in ("ids", "type_ids"))
         cls = torch.from_numpy(encoder.cls_states(tokens, segments))
-        pooled = head.bert.pooler.activation(head.bert.pooler.dense(cls))
+        pooled = head.get_submodule("bert.pooler")(cls[:, None])  # [P, 1, H], of which it takes the first position
         scores: FloatArray = head.classifier(pooled).squeeze(1).numpy()
         return scores
 
