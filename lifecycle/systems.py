@@ -23,7 +23,7 @@ from ranking.data import RankerLists
 from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
 from ranking.model import Ranker
-from ranking.teacher import ScoreCache
+from ranking.teacher import ScoreCache, teacher_scorer
 from serving.models import OnnxModels
 from serving.postprocess import final_order
 from serving.release import RANKER_FILE, read_item_states
@@ -78,7 +78,7 @@ class Systems:
         teacher = load_ranker(self.ranker_dir / TEACHER)
         if not isinstance(teacher, Ranker):
             raise ValueError(f"{self.ranker_dir / TEACHER} holds no cross-encoder: run scripts/train_ranker.py")
-        scores = ScoreCache(cache).score(
+        scores = ScoreCache(cache, open_scorer=teacher_scorer).score(
             teacher,
             lists.tokens.reshape(-1, lists.tokens.shape[-1]),
             lists.dense.reshape(-1, lists.dense.shape[-1]),

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from ranking.model import ClsEncoder, Ranker, segments_of
 from ranking.module import Distillation, RankerData, RankerModule
 from ranking.scoring import scores_by_part, texts_of
 from ranking.student import HeadSizes, Student
-from ranking.teacher import ScoreCache, pretrained_encoder
+from ranking.teacher import ScoreCache, pretrained_encoder, teacher_scorer
 from serving.release import ITEM_STATES_FILE, RANKER_FILE
 from serving.retrieval import TOKENIZER_FILE
 from towers.retrievers.fusion_fit import NothingToFit, fit_weights
@@ -76,6 +77,7 @@ class TeacherRecipe:
         checkpoint: a directory in Hugging Face format, or `package:NAME`.
         scored_lists: lists that it scores for the student.
         scored_negatives: candidates of each that it scores beside the relevant one.
+        num_workers: threads that score on a CPU; null: as many as there are cores.
     """
 
     checkpoint: str
@@ -84,6 +86,7 @@ class TeacherRecipe:
     scored_lists: int
     scored_negatives: int
     cache: str
+    num_workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,8 @@ class RankerTraining:
         numbers, places = numbers[chosen, None], places[chosen]
         # Where the trainer would train it: on a GPU machine the teacher scores there too.
         device = self.build_trainer(logger=False, enable_checkpointing=False).strategy.root_device
-        pairs = ScoreCache(Path(self.teacher.cache)).score(
+        open_scorer = partial(teacher_scorer, num_workers=self.teacher.num_workers)
+        pairs = ScoreCache(Path(self.teacher.cache), open_scorer=open_scorer).score(
             teacher.to(device),
             lists.tokens[numbers, places].reshape(places.size, -1),
             lists.dense[numbers, places].reshape(places.size, -1),

@@ -7,7 +7,9 @@ whatever run asks, and a run that was killed goes on from what it had scored.
 import hashlib
 import logging
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,12 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModel
 
 from ranking.model import ClsEncoder, Ranker, bert_sizes
+from ranking.packed import packed_scorer
 
 logger = logging.getLogger(__name__)
+
+# Tokens [P, S] and dense features [P, F] of pairs -> scores [P], by weights as they were when it was made.
+PairScorer = Callable[[NDArray[np.int32], NDArray[np.float32]], NDArray[np.float32]]
 
 
 def pretrained_encoder(
@@ -50,15 +56,38 @@ def pretrained_encoder(
     return encoder
 
 
-class ScoreCache:
-    """Scores of (tokens, dense) pairs by one set of weights, in a sqlite file that many runs share."""
+def eager_scorer(model: Ranker) -> PairScorer:
+    """Rows as they are, by torch, where the model is."""
+    return partial(score_pairs, model)
 
-    def __init__(self, path: Path) -> None:
+
+def teacher_scorer(model: Ranker, *, num_workers: int | None = None) -> PairScorer:
+    """Rows without their padding on a CPU, as they are where the model is on an accelerator or reads no text.
+
+    Args:
+        model: as it is now.
+        num_workers: threads on a CPU; None: as many as there are cores.
+    """
+    if model.encoder is None or model.dense_mean.device.type != "cpu":
+        return eager_scorer(model)
+    return packed_scorer(model, num_workers=num_workers)
+
+
+class ScoreCache:
+    """Scores of (tokens, dense) pairs by one set of weights, in a sqlite file that many runs share.
+
+    Args:
+        path: the file.
+        open_scorer: what computes missing scores; called once, and only if any is missing.
+    """
+
+    def __init__(self, path: Path, *, open_scorer: Callable[[Ranker], PairScorer] = eager_scorer) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self.open_scorer = open_scorer
 
     def score(
-        self, model: Ranker, tokens: NDArray[np.int32], dense: NDArray[np.float32], *, batch_size: int = 256
+        self, model: Ranker, tokens: NDArray[np.int32], dense: NDArray[np.float32], *, batch_size: int = 1024
     ) -> NDArray[np.float32]:
         """Scores [P] of pairs: tokens [P, S], dense [P, F]. What is missing is computed and kept batch by batch."""
         weights = _weights_hash(model)
@@ -68,10 +97,12 @@ class ScoreCache:
             known = _read(connection, keys)
             missing = [n for n, key in enumerate(keys) if key not in known]
             logger.info("teacher: %d of %d pairs are in %s", len(keys) - len(missing), len(keys), self.path)
+            if missing:
+                score = self.open_scorer(model)
             for start in tqdm(range(0, len(missing), batch_size), desc="teacher scores", unit="batch"):
                 places = missing[start : start + batch_size]
-                scores = score_pairs(model, tokens[places], dense[places])
-                fresh = {keys[n]: float(score) for n, score in zip(places, scores, strict=True)}
+                scores = score(tokens[places], dense[places])
+                fresh = {keys[n]: float(own) for n, own in zip(places, scores, strict=True)}
                 connection.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", fresh.items())
                 connection.commit()
                 known |= fresh

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from transformers import BertModel
 
 from ranking.model import Ranker
-from ranking.teacher import ScoreCache, pretrained_encoder, score_pairs
+from ranking.teacher import PairScorer, ScoreCache, pretrained_encoder, score_pairs, teacher_scorer
 
 BuildRanker = Callable[..., Ranker]
 
@@ -108,6 +108,45 @@ def test_what_was_scored_before_a_kill_is_kept(build_ranker: BuildRanker, tmp_pa
     scores = ScoreCache(path).score(resumed, tokens, dense, batch_size=3)
     assert resumed.num_pairs == 4
     np.testing.assert_allclose(scores, score_pairs(build_ranker(), tokens, dense), atol=1e-6)
+
+
+def test_the_cache_keeps_what_packed_rows_score_before_a_kill(build_ranker: BuildRanker, tmp_path: Path) -> None:
+    path, model, (tokens, dense) = tmp_path / "scores.sqlite", build_ranker(), pairs(10)
+    num_scored = 0
+
+    def killed_after_6(model: Ranker) -> PairScorer:
+        packed = teacher_scorer(model, num_workers=2)
+
+        def score(tokens: NDArray[np.int32], dense: NDArray[np.float32]) -> NDArray[np.float32]:
+            nonlocal num_scored
+            if num_scored == 6:
+                raise KeyboardInterrupt
+            num_scored += len(tokens)
+            return packed(tokens, dense)
+
+        return score
+
+    with pytest.raises(KeyboardInterrupt):
+        ScoreCache(path, open_scorer=killed_after_6).score(model, tokens, dense, batch_size=3)
+    counting = CountingRanker(model)  # of the same weights, by torch
+    scores = ScoreCache(path).score(counting, tokens, dense)
+    assert counting.num_pairs == 4
+    np.testing.assert_allclose(scores, score_pairs(model, tokens, dense), atol=1e-4)
+
+
+def test_where_nothing_is_missing_no_scorer_is_opened(build_ranker: BuildRanker, tmp_path: Path) -> None:
+    def refused(model: Ranker) -> PairScorer:
+        raise AssertionError("all pairs are known")
+
+    path, (tokens, dense) = tmp_path / "scores.sqlite", pairs(10)
+    first = ScoreCache(path, open_scorer=teacher_scorer).score(build_ranker(), tokens, dense)
+    again = ScoreCache(path, open_scorer=refused).score(build_ranker(), tokens, dense)
+    np.testing.assert_array_equal(again, first)
+
+
+def test_a_teacher_without_text_is_scored_too(build_ranker: BuildRanker) -> None:
+    model, (tokens, dense) = build_ranker(text=False), pairs(4)
+    np.testing.assert_array_equal(teacher_scorer(model)(tokens, dense), score_pairs(model, tokens, dense))
 
 
 def test_no_pairs_have_no_scores(build_ranker: BuildRanker, tmp_path: Path) -> None:
