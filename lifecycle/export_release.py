@@ -89,7 +89,7 @@ class Export:
 
     def _bundle(self, out_dir: Path) -> None:
         stage1_dir = self.towers_dir / REFIT.name
-        shutil.copytree(stage1_dir, out_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*TRAINING_ONLY))
+        copy_stage1(stage1_dir, out_dir)
         index, released = self.index_dir / f"{REFIT.name}.faiss", out_dir / INDEX_FILE
         shutil.copyfile(index, released)
         for suffix in (LINEAR_SUFFIX, NEW_ITEMS_SUFFIX):
@@ -170,6 +170,15 @@ class Export:
             trees = BoostedTrees.load(self.ranker_dir / GRADIENT_BOOSTING)
             return lambda inputs: trees.score(inputs.dense)
         return scorer_of(load_ranker(self.ranker_dir / STUDENT))
+
+
+def copy_stage1(directory: Path, out_dir: Path) -> None:
+    """Copy what serving reads of a towers directory; among its arrays are files named as those of training are."""
+
+    def training_only(folder: str, names: list[str]) -> set[str]:
+        return set(TRAINING_ONLY).intersection(names) if Path(folder) == directory else set()
+
+    shutil.copytree(directory, out_dir, dirs_exist_ok=True, ignore=training_only)
 
 
 def materialize_queries(

@@ -14,7 +14,7 @@ from features.spec import DAY_MS
 from features.stores.online_store import OnlineStore
 from lifecycle.build_index import embedding_space_hash
 from lifecycle.cuts import REFIT
-from lifecycle.export_release import TRAINING_ONLY, Export
+from lifecycle.export_release import TRAINING_ONLY, Export, copy_stage1
 from serving.release import Release
 from serving.settings import PipelineSettings
 
@@ -139,3 +139,12 @@ def test_the_online_store_has_every_querys_state_before_its_test_event(
     assert smoke_store.spec_hash == release.spec.hash
     for field in dataclasses.fields(offline):
         assert getattr(online, field.name) == getattr(offline, field.name), field.name
+
+
+def test_what_only_training_reads_stays_behind_and_an_array_of_its_name_does_not(tmp_path: Path) -> None:
+    for name in (*TRAINING_ONLY, "query_tower.onnx", "arrays/text_embeddings.npy"):
+        (tmp_path / "towers" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "towers" / name).write_text("content")
+    copy_stage1(tmp_path / "towers", tmp_path / "release")
+    copied = {path.relative_to(tmp_path / "release") for path in (tmp_path / "release").rglob("*") if path.is_file()}
+    assert copied == {Path("query_tower.onnx"), Path("arrays/text_embeddings.npy")}
