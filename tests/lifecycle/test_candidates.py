@@ -17,7 +17,7 @@ from features.requests import PastRequests, each_event, each_stretch
 from features.spec import DAY_MS, TextLayout
 from features.statistics import STATISTICS, ItemStatistics
 from features.text import TextTokenizer
-from features.transforms import QueryInputs, item_inputs
+from features.transforms import QueryInputs, RankerInputs, item_inputs
 from lifecycle.candidates import Requests, StageOne
 from lifecycle.cuts import FOLD
 from lifecycle.train_towers import neighbour_tables
@@ -55,7 +55,7 @@ class MeanTower:
     def query_tower(self, inputs: TowerArrays) -> NDArray[np.float32]:
         return (inputs.history_embeddings * inputs.history_mask[:, :, None]).mean(axis=1)
 
-    def ranker(self, *, tokens: NDArray[np.int64], dense: NDArray[np.float32]) -> NDArray[np.float32]:
+    def ranker(self, inputs: RankerInputs) -> NDArray[np.float32]:
         raise AssertionError("candidates need no ranker")
 
 

@@ -14,7 +14,7 @@ from features.protocol import RequestProtocol
 from features.requests import PastRequests
 from features.split import SPLITS, LeaveOneOut, TimeSplit
 from features.statistics import ItemDays
-from features.transforms import QueryInputs
+from features.transforms import QueryInputs, RankerInputs
 from lifecycle.baselines import Baselines
 from lifecycle.candidates import StageOne
 from lifecycle.cuts import FOLD, REFIT, Cut
@@ -34,7 +34,7 @@ class MeanOfHistory:
         embeddings: NDArray[np.float32] = (inputs.history_embeddings * weights[:, :, None]).sum(axis=1)
         return embeddings.astype(np.float32)
 
-    def ranker(self, *, tokens: NDArray[np.int64], dense: NDArray[np.float32]) -> NDArray[np.float32]:
+    def ranker(self, inputs: RankerInputs) -> NDArray[np.float32]:
         raise NotImplementedError
 
 

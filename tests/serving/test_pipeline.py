@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from features.transforms import QueryFeatures
+from features.transforms import QueryFeatures, RankerInputs
 from serving.answers import STAGES
 from serving.errors import ReleaseDamaged
 from serving.models import TowerArrays
@@ -38,9 +38,9 @@ class FakeModels:
     def query_tower(self, inputs: TowerArrays) -> NDArray[np.float32]:
         return np.ones((len(inputs.history_mask), D), dtype=np.float32)
 
-    def ranker(self, *, tokens: NDArray[np.int64], dense: NDArray[np.float32]) -> NDArray[np.float32]:
-        self.shapes.append((tokens.shape, dense.shape))
-        return np.tile(np.array(self.scores, dtype=np.float32), (len(dense), 1))
+    def ranker(self, inputs: RankerInputs) -> NDArray[np.float32]:
+        self.shapes.append((inputs.tokens.shape, inputs.dense.shape))
+        return np.tile(np.array(self.scores, dtype=np.float32), (len(inputs.dense), 1))
 
 
 @pytest.fixture(scope="module")
