@@ -10,48 +10,44 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-# Okabe and Ito, "Color universal design" (2008).
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#999999"
+from evaluation.plots import BLUE, VERMILION
+
+GREY = "#999999"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a budget buys: a row of the table, and its time on this machine."""
+    """What a budget buys: a row of the table, its time, and the settings by which a release has it."""
 
     ranker: str
-    precision: str
     num_reordered: int
     value: float
     low: float
     high: float
     ms: float
+    served_by: str
 
 
-def cost_ms(row: pd.Series, num: int) -> float:
-    """Processor ms of `num` candidates, between and beyond those that were timed along a straight line."""
-    timed = sorted(int(name.removeprefix("cpu_ms_")) for name in row.index if name.startswith("cpu_ms_"))
-    times = np.array([row[f"cpu_ms_{own}"] for own in timed], dtype=np.float64)
-    slope, start = np.polyfit(timed, times, 1) if len(timed) > 1 else (times[0] / timed[0], 0.0)
-    return float(max(slope * num + start, 0.0))
+def cost_ms(row: pd.Series) -> float:
+    """Processor ms of the candidates that are re-ordered; nan where they were not timed."""
+    num = int(row["num_reordered"])
+    return float(row.get(f"cpu_ms_{num}", np.nan)) if num else 0.0
 
 
 def affordable(table: pd.DataFrame, *, budget_ms: float) -> list[Choice]:
-    """All rows that fit the budget, best first; among equals the cheapest."""
+    """All rows that fit the budget and that a release can be made of, best first; among equals the cheapest."""
     choices = []
-    for _, row in table[table.filter(like="cpu_ms_").notna().all(axis=1)].iterrows():
-        num = int(row["num_reordered"])
-        ms = cost_ms(row, num) if num else 0.0
-        if ms <= budget_ms:
-            precision = row["precision"] if isinstance(row["precision"], str) else ""
+    for _, row in table.fillna({"precision": "", "served_by": ""}).iterrows():
+        if row["served_by"] and cost_ms(row) <= budget_ms:
             choices.append(
                 Choice(
                     ranker=str(row["ranker"]),
-                    precision=precision,
-                    num_reordered=num,
+                    num_reordered=int(row["num_reordered"]),
                     value=float(row["ndcg@10"]),
                     low=float(row["low"]),
                     high=float(row["high"]),
-                    ms=ms,
+                    ms=cost_ms(row),
+                    served_by=str(row["served_by"]),
                 )
             )
     return sorted(choices, key=lambda choice: (-choice.value, choice.ms))
@@ -59,8 +55,8 @@ def affordable(table: pd.DataFrame, *, budget_ms: float) -> list[Choice]:
 
 def frontier_figure(table: pd.DataFrame, *, num: int) -> Figure:
     """NDCG@10 with its interval against ms for `num` candidates; who is beaten by nobody cheaper stands out."""
-    own = table[(table["num_reordered"] == num) & table.filter(like="cpu_ms_").notna().all(axis=1)]
-    own = own.assign(ms=[cost_ms(row, num) for _, row in own.iterrows()]).sort_values("ms")
+    own = table[table["num_reordered"] == num]
+    own = own.assign(ms=[cost_ms(row) for _, row in own.iterrows()]).dropna(subset="ms").sort_values("ms")
     figure = Figure(figsize=(9.0, 5.2), layout="constrained")
     axes = figure.add_subplot()
     best = -np.inf

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightgbm
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from evaluation.report import compare_systems, intervals, query_metrics
 from features.requests import PastRequests
 from features.transforms import RankerInputs
 from lifecycle.candidates import Requests, StageOne
+from lifecycle.list_weights import list_weights
 from lifecycle.systems import as_retrieved, as_served, reordered, served_scorer
 from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, RankerTraining, StudentRecipe
 from ranking.data import RankerLists
@@ -36,7 +36,6 @@ from ranking.gradient_boosting import BoostedTrees
 from serving.models import OnnxModels
 from serving.release import RANKER_FILE, read_item_states
 from serving.retrieval import QUERY_TOWER_FILE
-from towers.retrievers.fusion_fit import fit_weights
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ class RankerBench:
         ranker_dir: of the run, whose trees, dense part and teacher are taken over.
         refit: stage 1 that answers the test requests; towers_dir holds its models.
         num_timed: candidates that a request is timed with.
-        num_reordered: of how many first candidates quality is measured too.
+        num_reordered: of how many first candidates quality is measured too; all of them timed.
     """
 
     training: RankerTraining
@@ -70,6 +69,10 @@ class RankerBench:
     num_reordered: tuple[int, ...]
     seed: int
 
+    def __post_init__(self) -> None:
+        if missing := sorted(set(self.num_reordered) - set(self.num_timed)):
+            raise ValueError(f"num_timed must hold what is re-ordered; {missing} of num_reordered are missing")
+
     def rows(self, out_dir: Path) -> Iterator[dict[str, Any]]:
         """Rows of the frontier, one a ranker, precision and number of candidates re-ordered."""
         test, lists, asked = self._test_lists()
@@ -79,30 +82,40 @@ class RankerBench:
         of_trees = trees.score(lists.dense)
         base = self._of_rows(as_retrieved(test).rows, asked)
         known = {"fused": base, "lightgbm": self._values(test, of_trees, asked)}
-        yield self._row("fused", "", known["fused"], known, times={num: 0.0 for num in self.num_timed}, num=0)
+        free = dict.fromkeys(self.num_timed, 0.0)
+        yield self._row("fused", "", base, known, times=free, num=0)
         tree_times = self._times(trees_dir, RANKER_FILE, lists)
-        yield from self._cuts("lightgbm", "", of_trees, test, asked, known, times=tree_times)
+        served = "release_ranker=gradient_boosting"
+        yield from self._cuts("lightgbm", "", of_trees, test, asked, known, times=tree_times, served_by=served)
         for name, recipe in self.recipes.items():
             directory = self._student(name, recipe, out_dir)
             for precision, file in (("fp32", RANKER_FILE), ("int8", INT8_FILE)):
                 score = self._scorer(directory, file)
                 scores, times = score(lists), self._times(directory, file, lists)
                 size = _bytes_an_item(directory)
-                yield from self._cuts(name, precision, scores, test, asked, known, times=times, bytes_an_item=size)
+                served = f"ranker/student={name}" if precision == "fp32" else ""
+                yield from self._cuts(
+                    name, precision, scores, test, asked, known, times=times, served_by=served, bytes_an_item=size
+                )
             fp32 = self._scorer(directory, RANKER_FILE)
             of_test, of_validation = fp32(lists), fp32(validation)
             removed = fp32(dataclasses.replace(lists, dense=np.full_like(lists.dense, np.nan)))
             yield self._row(f"{name}, dense features removed", "fp32", self._values(test, removed, asked), known)
-            together = ensemble([of_validation, trees.score(validation.dense)], validation)
-            both = together[0] * of_test + together[1] * of_trees
+            weights = list_weights([of_validation, trees.score(validation.dense)], validation)
+            both = (weights[0] * of_test + weights[1] * of_trees).astype(np.float32)
             times = {num: ms + tree_times[num] for num, ms in self._times(directory, RANKER_FILE, lists).items()}
-            values = self._values(test, both, asked)
-            yield self._row(f"{name} + lightgbm", "fp32", values, known, times=times, num=lists.dense.shape[1])
-            for what, extra in (("lightgbm of validation", None), ("the same with its score", of_validation)):
-                fitted = self._late_trees(validation, extra)
-                given = lists.dense if extra is None else np.concatenate([lists.dense, of_test[..., None]], axis=2)
-                late = fitted.predict(given.reshape(-1, given.shape[2])).reshape(of_test.shape)
-                yield self._row(f"{name}: {what}", "", self._values(test, late.astype(np.float32), asked), known)
+            yield self._row(f"{name} + lightgbm", "fp32", self._values(test, both, asked), known, times=times)
+            with_score = [with_feature(*own) for own in ((validation, of_validation), (lists, of_test))]
+            for what, (learn, ask) in {
+                "lightgbm of validation": (validation, lists),
+                "the same with its score": with_score,
+            }.items():
+                late = self._late_trees(learn).score(ask.dense)
+                yield self._row(f"{name}: {what}", "", self._values(test, late, asked), known)
+
+    def _late_trees(self, lists: RankerLists) -> BoostedTrees:
+        names = tuple(f"feature_{place}" for place in range(lists.dense.shape[2]))
+        return self.training.gradient_boosting.fit_rounds(lists, num_rounds=TREE_ROUNDS, feature_names=names)
 
     def _student(self, name: str, recipe: StudentRecipe, out_dir: Path) -> Path:
         """Its directory, trained unless it was; the other rankers are the run's."""
@@ -144,11 +157,17 @@ class RankerBench:
         known: Mapping[str, FloatArray],
         *,
         times: Mapping[int, float],
+        served_by: str,
         bytes_an_item: int = 0,
     ) -> Iterator[dict[str, Any]]:
         for num in self.num_reordered:
             values = self._values(test, scores[:, :num], asked)
-            yield self._row(name, precision, values, known, times=times, num=num, bytes_an_item=bytes_an_item)
+            own = served_by
+            if served_by and num != self.training.num_ranked:
+                own = f"{served_by} ranker.num_ranked={num} serving.pipeline.num_ranked={num}"
+            yield self._row(
+                name, precision, values, known, times=times, num=num, served_by=own, bytes_an_item=bytes_an_item
+            )
 
     def _values(self, test: Requests, scores: FloatArray, asked: PastRequests) -> FloatArray:
         return self._of_rows(reordered(test, scores).rows, asked)
@@ -165,6 +184,7 @@ class RankerBench:
         *,
         times: Mapping[int, float] | None = None,
         num: int | None = None,
+        served_by: str = "",
         bytes_an_item: int = 0,
     ) -> dict[str, Any]:
         own = intervals({METRIC: values.astype(np.float64)}, generator=np.random.default_rng(self.seed))[METRIC]
@@ -188,7 +208,7 @@ class RankerBench:
             )
             row |= {f"less_{other}": found.value, f"less_{other}_low": found.low, f"less_{other}_high": found.high}
         row |= {f"cpu_ms_{timed}": np.nan if times is None else times[timed] for timed in self.num_timed}
-        row["bytes_an_item"] = bytes_an_item
+        row |= {"bytes_an_item": bytes_an_item, "served_by": served_by}
         logger.info("%s %s, %d re-ordered: %s %s", name, precision, row["num_reordered"], METRIC, own)
         return row
 
@@ -201,33 +221,6 @@ class RankerBench:
         inputs = as_served(lists.take(np.arange(1)), own, states)
         return {num: cpu_ms(models, widened(inputs.by_name, num)) for num in self.num_timed}
 
-    def _late_trees(self, lists: RankerLists, extra: FloatArray | None) -> Any:
-        learnable = np.asarray((lists.relevance > 0).any(axis=1))
-        dense = lists.dense if extra is None else np.concatenate([lists.dense, extra[..., None]], axis=2)
-        present = lists.present & learnable[:, None]
-        recipe = self.training.gradient_boosting
-        return lightgbm.train(
-            {
-                "objective": "lambdarank",
-                "num_leaves": recipe.num_leaves,
-                "learning_rate": recipe.learning_rate,
-                "min_data_in_leaf": recipe.min_samples_leaf,
-                "feature_fraction": recipe.feature_fraction,
-                "lambda_l2": recipe.l2,
-                "lambdarank_truncation_level": 20,
-                "seed": self.seed,
-                "deterministic": True,
-                "num_threads": 1,
-                "verbosity": -1,
-            },
-            lightgbm.Dataset(
-                dense[present],
-                label=(lists.relevance[present] > 0).astype(np.int64),
-                group=present.sum(axis=1)[learnable],
-            ),
-            num_boost_round=TREE_ROUNDS,
-        )
-
 
 def to_int8(source: Path, target: Path) -> None:
     """Weights of products in int8, activations as they come (onnxruntime's dynamic quantisation)."""
@@ -238,11 +231,9 @@ def to_int8(source: Path, target: Path) -> None:
     os.replace(partial, target)
 
 
-def ensemble(scores: list[FloatArray], lists: RankerLists) -> NDArray[np.float64]:
-    """Weights of several rankers' scores [N, C] under which what was chosen leads."""
-    owners, places = np.nonzero(lists.present)
-    columns = np.stack([own[owners, places] for own in scores], axis=1).astype(np.float64)
-    return fit_weights(columns, relevant=lists.relevance[owners, places] > 0, owners=owners)
+def with_feature(lists: RankerLists, scores: FloatArray) -> RankerLists:
+    """The same lists with one more dense feature [N, C]."""
+    return dataclasses.replace(lists, dense=np.concatenate([lists.dense, scores[..., None]], axis=2))
 
 
 def widened(arrays: Mapping[str, NDArray[Any]], num: int) -> dict[str, NDArray[Any]]:

@@ -28,7 +28,7 @@ from features.vocab import PADDING
 from lifecycle.baselines import Baselines
 from lifecycle.candidates import StageOne
 from lifecycle.parity import feature_columns
-from lifecycle.train_towers import item_counts
+from lifecycle.training_tables import item_counts
 from towers.data import training_windows
 
 LIST_LENGTH = 20  # candidates and places of a baseline's list that are compared

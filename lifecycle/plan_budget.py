@@ -38,7 +38,7 @@ class BudgetPlan:
         """What the other stages take, what is left of the budget, and the best that fits, best first.
 
         Raises:
-            ValueError: there is no frontier, or the budget does not even pay for the other stages.
+            ValueError: there is no frontier, or the budget does not pay for the other stages and a ranker.
         """
         file = self.bench_dir / "frontier.csv"
         if not file.is_file():
@@ -53,12 +53,14 @@ class BudgetPlan:
                 f"latency_ms={latency_ms:g}: retrieve fewer candidates (serving.pipeline.num_candidates), or allow more"
             )
         choices = affordable(pd.read_csv(file), budget_ms=left)
+        if not choices:
+            raise ValueError(f"no ranker of {file} fits the {left:.1f} ms that other stages leave: allow more")
         lines = [f"{name:<18}{ms:8.2f} ms" for name, ms in others.items()]
         lines += [f"{'left for ranking':<18}{left:8.2f} ms of {latency_ms:g}", ""]
-        lines.append(f"{'ranker':<22}{'precision':<11}{'candidates':>10}{'ms':>8}   NDCG@10 (95 %)")
+        lines.append(f"{'ranker':<22}{'candidates':>10}{'ms':>8}   {'NDCG@10 (95 %)':<22}settings of run_pipeline.py")
         lines += [
-            f"{own.ranker:<22}{own.precision:<11}{own.num_reordered:>10}{own.ms:>8.1f}   "
-            f"{own.value:.3f} ({own.low:.3f}-{own.high:.3f})"
+            f"{own.ranker:<22}{own.num_reordered:>10}{own.ms:>8.1f}   "
+            f"{f'{own.value:.3f} ({own.low:.3f}-{own.high:.3f})':<22}{own.served_by}"
             for own in choices[:num_shown]
         ]
         return "\n".join(lines)

@@ -19,20 +19,19 @@ from features.dataset import Dataset
 from features.protocol import RequestProtocol
 from features.requests import PastRequests
 from features.spec import FeatureSpec
-from features.text import TextTokenizer
 from features.tower_inputs import QueryTowerInputs
-from features.transforms import item_inputs, item_texts
 from features.vocab import FIRST, Vocabularies
 from lifecycle.cuts import Cut
 from lifecycle.lightning_turns import TakesTurns
-from lifecycle.train_towers import EpochSeed, Optimisation, item_counts, query_rows
+from lifecycle.train_towers import EpochSeed, Optimisation
+from lifecycle.training_tables import item_counts, item_tables, query_rows
 from lifecycle.turns import Turns
 from towers.data import TowerData, held_out, query_tensors, training_windows
 from towers.losses.loss import Loss
 from towers.model import ItemTable, TowerSizes, TwoTower
 from towers.module import TowersModule
 from towers.negatives.sampler import NegativeSource
-from towers.text_encoder import TextEncoder, checkpoint_directory
+from towers.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -80,12 +79,11 @@ class TowersInTurns:
         self._write(self._ranked(module, vocabularies, asked, k=k), asked, path=lists)
 
     def _module(self, cut: Cut, vocabularies: Vocabularies) -> TowersModule:
-        tokenizer = TextTokenizer(checkpoint_directory(self.text_encoder.checkpoint) / "tokenizer.json")
-        items = item_inputs(self.dataset.items, spec=self.spec, vocabularies=vocabularies, tokenizer=tokenizer)
-        names = self.spec.names("item", "text")
-        texts = item_texts(self.dataset.items, names=names)
-        embeddings = self.text_encoder.encode(texts) if names else np.zeros((len(texts), 0), dtype=np.float32)
-        table = ItemTable(items=items, text_embeddings=embeddings)
+        items, table = item_tables(
+            self.dataset, spec=self.spec, vocabularies=vocabularies, text_encoder=self.text_encoder
+        )
+        if not self.spec.names("item", "text"):  # ids alone are to cost what ids cost
+            table = ItemTable(items=items, text_embeddings=np.zeros((len(items.item_id), 0), dtype=np.float32))
         sizes = TowerSizes.of(self.spec, vocabularies, text_width=table.text_embedding.shape[1])
         return TowersModule(
             model=self.build_model(sizes=sizes, item_table=table),

@@ -21,6 +21,7 @@ from features.spec import FeatureSpec
 from features.text import TextTokenizer
 from lifecycle.candidates import StageOne
 from lifecycle.interrupts import interruptible
+from lifecycle.list_weights import list_weights
 from lifecycle.train_towers import SUMMARY_FILE, write_json
 from ranking.data import RankerLists
 from ranking.decomposed import DecomposedRanker
@@ -34,7 +35,7 @@ from ranking.student import HeadSizes, Student
 from ranking.teacher import ScoreCache, pretrained_encoder, teacher_scorer
 from serving.release import ITEM_STATES_FILE, RANKER_FILE
 from serving.retrieval import TOKENIZER_FILE
-from towers.retrievers.fusion_fit import NothingToFit, fit_weights
+from towers.retrievers.fusion_fit import NothingToFit
 from towers.text_encoder import checkpoint_directory
 
 logger = logging.getLogger(__name__)
@@ -229,14 +230,8 @@ class RankerTraining:
         """Give the text the weight that lists which nothing was learnt from give it: nothing, where it adds nothing."""
         some = np.sort(np.random.default_rng(self.seed).permutation(len(validation))[:MOST_WEIGHED])
         lists = validation.take(some).learnable()
-        parts = np.stack(scores_by_part(student, lists), axis=2)
-        owners, places = np.nonzero(lists.present)
         try:
-            weights = fit_weights(
-                parts[owners, places].astype(np.float64),
-                relevant=lists.relevance[owners, places] > 0,
-                owners=owners,
-            )
+            weights = list_weights(scores_by_part(student, lists), lists)
         except NothingToFit as error:
             logger.warning("ranker: the student's parts keep their weights (%s)", error)
             return

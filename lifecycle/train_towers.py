@@ -25,13 +25,14 @@ from features.requests import PastRequests
 from features.spec import DAY_MS, FeatureSpec
 from features.statistics import ItemStatistics
 from features.text import TextTokenizer
-from features.transforms import ItemInputs, item_inputs, item_texts
-from features.vocab import PADDING, Vocabularies
+from features.transforms import ItemInputs, item_texts
+from features.vocab import Vocabularies
 from lifecycle.cuts import CUTS, FOLD, Cut
 from lifecycle.interrupts import interruptible
 from lifecycle.tracking import RunFacts, RunLogger
 from lifecycle.training_report import REPORT_DIR, Curves, write_curves, write_report
-from serving.retrieval import BM25, write_tables
+from lifecycle.training_tables import item_counts, item_tables, neighbour_tables, query_rows, word_tables
+from serving.retrieval import write_tables
 from towers.data import HeldOut, QueryTexts, TowerData, Windows, held_out, training_windows
 from towers.errors import UnfitPieces
 from towers.export import export_towers
@@ -39,14 +40,10 @@ from towers.loss_guard import LossGuard
 from towers.losses.loss import Loss
 from towers.model import ItemTable, TowerSizes, TwoTower
 from towers.module import TowersModule
-from towers.negatives.items import QueryRows, TrainingItems
+from towers.negatives.items import TrainingItems
 from towers.negatives.sampler import NegativeSource
 from towers.objective import objective_of
-from towers.retrievers.bm25 import fit_bm25
-from towers.retrievers.ease import fit_ease
-from towers.retrievers.neighbours import NeighbourTable
-from towers.retrievers.transitions import fit_transitions
-from towers.text_encoder import SentenceEncoder, TextEncoder, checkpoint_directory
+from towers.text_encoder import SentenceEncoder, TextEncoder
 from towers.trained_text import TEXT_ENCODER_DIR, QueryTokens, TextTraining, TrainedText
 
 logger = logging.getLogger(__name__)
@@ -54,7 +51,6 @@ logger = logging.getLogger(__name__)
 MONITOR = "validation/ndcg@10"
 TEXT_EMBEDDINGS_FILE = "text_embeddings.npy"
 SUMMARY_FILE = "training.json"
-BM25_TOKENS = 512  # of an item's text that can be looked for
 GUARDED_STEPS = 50  # after so many steps their losses are looked at, for which the device has to be waited for
 
 
@@ -117,7 +113,11 @@ class TowersTraining:
     @property
     def tokenizer_json(self) -> Path:
         """Of the text encoder."""
-        return checkpoint_directory(self.text_encoder.checkpoint) / "tokenizer.json"
+        return self.text_encoder.tokenizer_json
+
+    @property
+    def _tokenizer(self) -> TextTokenizer:
+        return TextTokenizer(self.tokenizer_json)
 
     def check(self) -> None:
         """Refuse what does not fit before the hours that come before the first step.
@@ -186,7 +186,8 @@ class TowersTraining:
             item_embeddings=embeddings,
             recommendable=self.protocol.recommendable(self.dataset, cut.splits),
             statistics=ItemStatistics.at_requests(days, requested_at_ms=last_day, tick_ms=self.spec.tick_ms),
-            neighbours=neighbour_tables(self.dataset, self.protocol, cut) | self._word_table(),
+            neighbours=neighbour_tables(self.dataset, self.protocol, cut)
+            | word_tables(self.dataset, spec=self.spec, tokenizer=self._tokenizer),
             tokenizer_json=self.tokenizer_json,
             text_embeddings=table.text_embedding.cpu().numpy() if self.spec.text.query_tokens else None,
         )
@@ -205,32 +206,25 @@ class TowersTraining:
         for checkpoint in directory.glob("*.ckpt"):
             checkpoint.unlink()
 
-    def _word_table(self) -> dict[str, NeighbourTable]:
-        """BM25's, of the whole texts and not of what the ranker reads of them; none where queries say nothing."""
-        if not self.spec.text.query_tokens:
-            return {}
-        tokenizer = TextTokenizer(self.tokenizer_json)
-        texts = item_texts(self.dataset.items, names=self.spec.names("item", "text"))
-        tokens = tokenizer.encode(texts, length=BM25_TOKENS)
-        return {BM25: fit_bm25(tokens, pad=tokenizer.pad, num_tokens=tokenizer.size)}
-
     def _items(self, cut: Cut) -> tuple[Vocabularies, ItemInputs, ItemTable]:
         vocabularies = self.dataset.fit_vocabularies(cut.splits, columns=self.columns)
-        tokenizer = TextTokenizer(self.tokenizer_json)
-        items = item_inputs(self.dataset.items, spec=self.spec, vocabularies=vocabularies, tokenizer=tokenizer)
-        texts = item_texts(self.dataset.items, names=self.spec.names("item", "text"))
-        embeddings = self.text_encoder.encode(texts if self.text is None else [""] * len(texts))
-        return vocabularies, items, ItemTable(items=items, text_embeddings=embeddings)
+        items, table = item_tables(
+            self.dataset,
+            spec=self.spec,
+            vocabularies=vocabularies,
+            text_encoder=self.text_encoder,
+            texts_are_known=self.text is None,
+        )
+        return vocabularies, items, table
 
     def _trained_text(self, windows: Windows, validation: HeldOut | None, directory: Path) -> TrainedText | None:
         if self.text is None:
             return None
-        tokenizer = TextTokenizer(self.tokenizer_json)
         texts = item_texts(self.dataset.items, names=self.spec.names("item", "text"))
         trained = TrainedText(
             SentenceEncoder.open(self.text_encoder.checkpoint),
             # Two of the encoder's tokens are special ones.
-            item_texts=tokenizer.encode(texts, length=self.text_encoder.max_tokens - 2).astype(np.int64),
+            item_texts=self._tokenizer.encode(texts, length=self.text_encoder.max_tokens - 2).astype(np.int64),
             settings=self.text,
             directory=directory,
         )
@@ -356,31 +350,6 @@ def _finish(run: RunLogger | None, report: Path, cut: Cut, *, best_epoch: int, n
     write_curves(report, name=cut.name, best_epoch=best_epoch, num_requests=num_requests)
     if run is not None:
         run.finish(report)
-
-
-def item_counts(dataset: Dataset, cut: Cut) -> NDArray[np.int64]:
-    """Events of each row of the item table that the cut knows, [R]."""
-    rows = dataset.event_rows()[dataset.events.positives(cut.splits)]
-    return np.bincount(rows, minlength=len(dataset.items.catalogue))
-
-
-def query_rows(dataset: Dataset, cut: Cut) -> QueryRows:
-    """Items of each query's events that the cut knows, liked or not."""
-    places = dataset.events.places(cut.splits)
-    counts = np.bincount(dataset.events.query_of(places), minlength=len(dataset.events.query_ids))
-    return QueryRows(offsets=np.r_[0, counts.cumsum()], rows=dataset.event_rows()[places])
-
-
-def neighbour_tables(dataset: Dataset, protocol: RequestProtocol, cut: Cut) -> dict[str, NeighbourTable]:
-    """The other retrievers, fitted on the events that the cut knows, of items that can be recommended."""
-    places = dataset.events.positives(cut.splits)
-    queries, rows = dataset.events.query_of(places), dataset.event_rows()[places]
-    rows = np.where(protocol.recommendable(dataset, cut.splits)[rows], rows, PADDING)
-    num_rows = len(dataset.items.catalogue)
-    return {
-        "transitions": fit_transitions(query_rows=queries, item_rows=rows, num_rows=num_rows),
-        "ease": fit_ease(query_rows=queries, item_rows=rows, num_rows=num_rows).neighbours(),
-    }
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -41,30 +41,11 @@ class GradientBoosting:
     def fit(self, train: RankerLists, validation: RankerLists, *, feature_names: tuple[str, ...]) -> "BoostedTrees":
         """Train on lists with at least one relevant candidate; validation decides the number of rounds."""
         boosters = []
-        # LightGBM wants whole labels from 0 on, and is told what each gains.
-        grades = np.unique(np.concatenate([[0.0], train.relevance.ravel(), validation.relevance.ravel()]))
+        grades = _grades(train, validation)
         for seed in range(self.seed, self.seed + self.num_seeds):
-            parameters = {
-                "objective": "lambdarank",
-                "metric": "ndcg",
-                "eval_at": [10],
-                "label_gain": grades.tolist(),
-                "lambdarank_truncation_level": 20,
-                "num_leaves": self.num_leaves,
-                "learning_rate": self.learning_rate,
-                "min_data_in_leaf": self.min_samples_leaf,
-                "feature_fraction": self.feature_fraction,
-                "bagging_fraction": 0.8,
-                "bagging_freq": 1,
-                "lambda_l2": self.l2,
-                "seed": seed,
-                "deterministic": True,
-                "num_threads": 2,
-                "verbosity": -1,
-            }
             sets = [_dataset(lists.learnable(), feature_names, grades) for lists in (train, validation)]
             booster = lightgbm.train(
-                parameters,
+                self._parameters(seed, grades),
                 sets[0],
                 num_boost_round=self.max_rounds,
                 valid_sets=[sets[1]],
@@ -73,6 +54,45 @@ class GradientBoosting:
             logger.info("gradient boosting, seed %d: %d rounds", seed, booster.best_iteration)
             boosters.append(booster)
         return BoostedTrees(boosters=boosters)
+
+    def fit_rounds(self, lists: RankerLists, *, num_rounds: int, feature_names: tuple[str, ...]) -> "BoostedTrees":
+        """Train for so many rounds, where no other lists are left to decide."""
+        grades = _grades(lists)
+        boosters = [
+            lightgbm.train(
+                self._parameters(seed, grades),
+                _dataset(lists.learnable(), feature_names, grades),
+                num_boost_round=num_rounds,
+            )
+            for seed in range(self.seed, self.seed + self.num_seeds)
+        ]
+        return BoostedTrees(boosters=boosters)
+
+    def _parameters(self, seed: int, grades: NDArray[np.float32]) -> dict[str, Any]:
+        return {
+            "objective": "lambdarank",
+            "metric": "ndcg",
+            "eval_at": [10],
+            "label_gain": grades.tolist(),
+            "lambdarank_truncation_level": 20,
+            "num_leaves": self.num_leaves,
+            "learning_rate": self.learning_rate,
+            "min_data_in_leaf": self.min_samples_leaf,
+            "feature_fraction": self.feature_fraction,
+            "bagging_fraction": 0.8,
+            "bagging_freq": 1,
+            "lambda_l2": self.l2,
+            "seed": seed,
+            "deterministic": True,
+            "num_threads": 2,
+            "verbosity": -1,
+        }
+
+
+def _grades(*lists: RankerLists) -> NDArray[np.float32]:
+    """All grades of relevance, ascending: LightGBM wants whole labels from 0 on, and is told what each gains."""
+    grades: NDArray[np.float32] = np.unique(np.concatenate([[0.0], *(own.relevance.ravel() for own in lists)]))
+    return grades
 
 
 def _dataset(lists: RankerLists, feature_names: tuple[str, ...], grades: NDArray[np.float32]) -> Any:

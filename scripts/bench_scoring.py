@@ -7,29 +7,21 @@ from pathlib import Path
 
 import hydra
 import pandas as pd
-from composed import build, columns_of, dataset_of, plain, protocol_of
+from composed import build, dataset_of, plain, protocol_of, spec_of
 from omegaconf import DictConfig
 
-from features.pairs import ranker_feature_names
 from lifecycle.bench_scoring import ScoringBench, results
 from lifecycle.bench_training import Race
 from lifecycle.entry import plain_errors
-from serving.retrieval import score_names
 from towers.text_encoder import checkpoint_directory
 
 
 def run(cfg: DictConfig) -> None:
-    out_dir, dataset, columns = Path(cfg.out_dir).absolute(), dataset_of(cfg), columns_of(cfg)
-    text = build(cfg.features.text)
-    names = ranker_feature_names(
-        retrievers=score_names(query_text=columns.has_query_text(text)),
-        item_categories=columns.item_categories,
-        item_numbers=columns.item_numbers,
-    )
+    out_dir, dataset = Path(cfg.out_dir).absolute(), dataset_of(cfg)
     ScoringBench(
         dataset=dataset,
         asked=protocol_of(cfg).asked(dataset, cfg.asked),
-        spec=columns.spec(text=text, ranker_features=names),
+        spec=spec_of(cfg),
         checkpoint=checkpoint_directory(cfg.ranker.teacher.checkpoint),
         form=build(cfg.ranker.student).form,
         hidden=cfg.ranker.hidden,

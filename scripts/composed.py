@@ -12,7 +12,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from features.columns import FeatureColumns
 from features.dataset import Dataset
 from features.engines import Engine
+from features.pairs import ranker_feature_names
 from features.protocol import RequestProtocol
+from features.spec import FeatureSpec
+from serving.retrieval import score_names
 
 
 def plain(cfg: DictConfig, names: Sequence[str]) -> dict[str, Any]:
@@ -84,6 +87,17 @@ def columns_of(cfg: DictConfig) -> FeatureColumns:
     """Which columns become features."""
     columns: FeatureColumns = build(cfg.features.columns)
     return columns
+
+
+def spec_of(cfg: DictConfig) -> FeatureSpec:
+    """All features, those of the rankers among them."""
+    columns, text = columns_of(cfg), build(cfg.features.text)
+    names = ranker_feature_names(
+        retrievers=score_names(query_text=columns.has_query_text(text)),
+        item_categories=columns.item_categories,
+        item_numbers=columns.item_numbers,
+    )
+    return columns.spec(text=text, ranker_features=names)
 
 
 def engine_of(cfg: DictConfig) -> Engine:

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-import bm25s  # type: ignore[import-not-found]
+import bm25s
 import numpy as np
 
 from features.text import TextTokenizer

@@ -17,6 +17,7 @@ from lifecycle.train_ranker import RankerTraining
 
 SOURCES = (
     *("features", "ranking", "lifecycle/train_ranker.py", "lifecycle/candidates.py", "lifecycle/cuts.py"),
+    "lifecycle/list_weights.py",
     *("serving/retrieval.py", "serving/models.py", "towers/index", "towers/retrievers"),
 )
 SETTINGS = ("dataset", "features", "ranker", "trainer", "seed")

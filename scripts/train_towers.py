@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from composed import build, columns_of, dataset_of, plain, protocol_of
+from composed import build, columns_of, dataset_of, plain, protocol_of, spec_of
 from omegaconf import DictConfig
 
 from features.dataset import Dataset
-from features.pairs import ranker_feature_names
-from features.spec import TextLayout
 from lifecycle.entry import plain_errors
 from lifecycle.steps import Step, read_step
 from lifecycle.tracking import RunFacts
 from lifecycle.train_towers import TowersTraining
-from serving.retrieval import score_names
 
 SETTINGS = ("dataset", "towers", "text", "loss", "negatives", "trainer", "optimisation", "seed")
 FEATURES = ("columns", "text", "encoder")  # where features are served from changes no model
-SOURCES = ("features", "towers", "lifecycle/train_towers.py", "lifecycle/cuts.py", "serving/retrieval.py")
+SOURCES = (
+    *("features", "towers", "lifecycle/train_towers.py", "lifecycle/training_tables.py", "lifecycle/cuts.py"),
+    "serving/retrieval.py",
+)
 
 
 def settings_of(cfg: DictConfig) -> dict[str, Any]:
@@ -31,17 +31,10 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
 
 def training_of(cfg: DictConfig, dataset: Dataset | None = None) -> TowersTraining:
     """What the config says, on the prepared log or another one, which is read last: wrong settings are found before."""
-    columns = columns_of(cfg)
-    text: TextLayout = build(cfg.features.text)
-    names = ranker_feature_names(
-        retrievers=score_names(query_text=columns.has_query_text(text)),
-        item_categories=columns.item_categories,
-        item_numbers=columns.item_numbers,
-    )
     return TowersTraining(
         protocol=protocol_of(cfg),
-        columns=columns,
-        spec=columns.spec(text=text, ranker_features=names),
+        columns=columns_of(cfg),
+        spec=spec_of(cfg),
         text_encoder=build(cfg.features.encoder),
         build_model=build(cfg.towers),
         text=build(cfg.text) if cfg.text else None,

@@ -59,9 +59,7 @@ class ItemTower(nn.Module):
     """Embedding of an item from its id, categories, numbers and text.
 
     With probability `id_dropout` a training item is shown without its id, so that an item never seen in training,
-    whose id is unknown, still gets an embedding from its content. Training expects little of it, for most items are had
-    by few: `new_item_scale` lengthens such embeddings where nothing is trained, so that more new items are shown and
-    fewer others.
+    whose id is unknown, still gets an embedding from its content.
     """
 
     def __init__(
@@ -73,7 +71,6 @@ class ItemTower(nn.Module):
         text_width: int,
         width: int,
         id_dropout: float,
-        new_item_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.id_embedding = embedding_table(num_ids, width=width)
@@ -81,7 +78,6 @@ class ItemTower(nn.Module):
         self.numbers = number_projection(num_numbers, width=width) if num_numbers else None
         self.text = nn.Linear(text_width, width, bias=False) if text_width else None
         self.id_dropout = id_dropout
-        self.new_item_scale = new_item_scale
 
     def forward(self, item_id: Tensor, categories: Tensor, numbers: Tensor, text_embedding: Tensor) -> Tensor:
         """[N], [N, Ci, M], [N, Fi], [N, E] -> [N, D]."""
@@ -93,8 +89,5 @@ class ItemTower(nn.Module):
             embedding = embedding + self.numbers(numbers)
         if self.text is not None:
             embedding = embedding + self.text(text_embedding)
-        if not self.training and self.new_item_scale != 1.0:
-            is_new = (item_id == UNKNOWN).unsqueeze(-1)
-            embedding = torch.where(is_new, self.new_item_scale * embedding, embedding)
         result: Tensor = embedding
         return result

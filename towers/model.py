@@ -126,7 +126,6 @@ def build_two_tower(
     width: int = 64,
     prefix_widths: Sequence[int] = (),
     id_dropout: float = 0.1,
-    new_item_scale: float = 1.0,
     query_tower: Callable[..., QueryTower] = CausalQueryTower,
     history: Callable[..., HistoryEncoding] = HistoryEncoding,
 ) -> TwoTower:
@@ -138,7 +137,6 @@ def build_two_tower(
         width: D of both towers.
         prefix_widths: below D, so many first coordinates are trained to do as embeddings by themselves (Matryoshka).
         id_dropout: of the item tower.
-        new_item_scale: of the item tower.
         query_tower: makes one of what it reads of a history, what it reads of a query, and its width.
         history: makes what the query tower reads of a history.
     """
@@ -169,7 +167,6 @@ def build_two_tower(
             text_width=sizes.text_width,
             width=width,
             id_dropout=id_dropout,
-            new_item_scale=new_item_scale,
         ),
         item_table=item_table,
         prefix_widths=prefix_widths,

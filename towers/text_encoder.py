@@ -57,6 +57,11 @@ class TextEncoder:
         self.max_tokens = max_tokens
         self.batch_size = batch_size
 
+    @property
+    def tokenizer_json(self) -> Path:
+        """Of the checkpoint."""
+        return checkpoint_directory(self.checkpoint) / "tokenizer.json"
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeddings [len(texts), E]; an empty text is all zeros, and equal texts are embedded once."""
         directory = checkpoint_directory(self.checkpoint)

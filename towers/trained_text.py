@@ -225,7 +225,8 @@ class TrainedText(nn.Module):
         longest = int((tokens != self.sentences.pad).sum(dim=1).max())
         tokens = tokens[:, : max(longest, 1)].contiguous()
         if self._states is None:
-            return self.sentences(tokens.to(self._device))  # type: ignore[no-any-return]
+            embeddings: Tensor = self.sentences(tokens.to(self._device))
+            return embeddings
         states, mask = self._padded_states(self._states, tokens)
         return self.sentences.pooled(self._through(states, mask, upper=True), mask)
 

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from features.dataset import Dataset
-from lifecycle.bench_ranker import ensemble, widened
+from lifecycle.bench_ranker import widened, with_feature
+from lifecycle.list_weights import list_weights
 from lifecycle.plan_budget import BudgetPlan
 from ranking.data import RankerLists
 from serving.settings import PipelineSettings
@@ -24,11 +25,18 @@ def some_lists(*, num: int = 300, seed: int = 0) -> tuple[RankerLists, np.ndarra
     return lists, scores
 
 
-def test_an_ensemble_leaves_out_who_knows_nothing() -> None:
+def test_a_score_that_knows_nothing_weighs_next_to_nothing() -> None:
     lists, scores = some_lists()
     noise = np.random.default_rng(1).normal(size=scores.shape).astype(np.float32)
-    weights = ensemble([scores, noise], lists)
+    weights = list_weights([scores, noise], lists)
     assert weights[0] > 20 * weights[1] >= 0
+
+
+def test_a_score_becomes_the_last_feature() -> None:
+    lists, scores = some_lists(num=2)
+    dense = with_feature(lists, scores + 1).dense
+    assert dense.shape == (2, 8, 2)
+    np.testing.assert_array_equal(dense[:, :, 1], dense[:, :, 0] + 1)
 
 
 def test_a_request_is_widened_by_its_own_candidates() -> None:
@@ -47,10 +55,10 @@ def test_a_request_is_widened_by_its_own_candidates() -> None:
 
 @pytest.fixture
 def frontier(tmp_path: Path) -> Path:
-    times = {"cpu_ms_50": 5.0, "cpu_ms_100": 10.0}
+    own = {"precision": "fp32", "low": 0.1, "high": 0.3, "cpu_ms_50": 5.0, "cpu_ms_100": 10.0}
     rows = [
-        {"ranker": "fused", "precision": "", "num_reordered": 0, "ndcg@10": 0.10, "low": 0.09, "high": 0.11, **times},
-        {"ranker": "dear", "precision": "fp32", "num_reordered": 100, "ndcg@10": 0.2, "low": 0.1, "high": 0.3, **times},
+        {"ranker": "fused", "num_reordered": 0, "ndcg@10": 0.10, "served_by": "", **own},
+        {"ranker": "dear", "num_reordered": 100, "ndcg@10": 0.2, "served_by": "ranker/student=dear", **own},
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "frontier.csv", index=False)
     return tmp_path
@@ -70,7 +78,7 @@ def test_a_plan_pays_for_the_other_stages_first(smoke_run: Path, smoke_dataset: 
     page = plan(frontier, smoke_run, smoke_dataset).page(latency_ms=10_000.0, num_shown=1)
     assert "retrieve" in page
     assert "rank " not in page
-    assert page.splitlines()[-1].split()[:3] == ["dear", "fp32", "100"]
+    assert page.splitlines()[-1].split() == ["dear", "100", "10.0", "0.200", "(0.100-0.300)", "ranker/student=dear"]
 
 
 @pytest.mark.timeout(600)
@@ -79,6 +87,14 @@ def test_a_budget_that_pays_for_nothing_says_what_to_do(
 ) -> None:
     with pytest.raises(ValueError, match=r"more than latency_ms=0\.001: retrieve fewer candidates"):
         plan(frontier, smoke_run, smoke_dataset).page(latency_ms=0.001, num_shown=1)
+
+
+@pytest.mark.timeout(600)
+def test_a_budget_that_pays_for_no_ranker_says_so(smoke_run: Path, smoke_dataset: Dataset, frontier: Path) -> None:
+    table = pd.read_csv(frontier / "frontier.csv")
+    table.assign(cpu_ms_100=1e9).to_csv(frontier / "frontier.csv", index=False)
+    with pytest.raises(ValueError, match=r"no ranker of .*frontier\.csv fits the \d"):
+        plan(frontier, smoke_run, smoke_dataset).page(latency_ms=10_000.0, num_shown=1)
 
 
 def test_a_plan_without_a_bench_is_refused(smoke_run: Path, smoke_dataset: Dataset, tmp_path: Path) -> None:

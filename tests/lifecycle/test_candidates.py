@@ -20,7 +20,7 @@ from features.text import TextTokenizer
 from features.transforms import QueryInputs, RankerInputs, item_inputs
 from lifecycle.candidates import Requests, StageOne
 from lifecycle.cuts import FOLD
-from lifecycle.train_towers import neighbour_tables
+from lifecycle.training_tables import neighbour_tables
 from ranking.data import RankerLists
 from serving.models import TowerArrays
 from serving.retrieval import RETRIEVERS, SCORES, Stage1

@@ -13,7 +13,8 @@ from features.protocol import RequestProtocol
 from features.split import TimeSplit
 from lifecycle.cuts import CUTS, FOLD, REFIT
 from lifecycle.tracking import RunFacts
-from lifecycle.train_towers import EpochSeed, TowersTraining, item_counts, neighbour_tables, query_rows, write_json
+from lifecycle.train_towers import EpochSeed, TowersTraining, write_json
+from lifecycle.training_tables import item_counts, neighbour_tables, query_rows
 from serving.registry import mlflow_client
 from serving.retrieval import NEIGHBOUR_WEIGHTS, Stage1
 from towers.errors import UnfitPieces

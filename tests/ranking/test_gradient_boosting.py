@@ -90,6 +90,11 @@ def test_the_same_seed_grows_the_same_trees(train: RankerLists, validation: Rank
     np.testing.assert_array_equal(first, second)
 
 
+def test_without_other_lists_trees_grow_for_the_rounds_asked_for(train: RankerLists) -> None:
+    grown = RECIPE.fit_rounds(train, num_rounds=3, feature_names=NAMES)
+    assert [booster.num_trees() for booster in grown.boosters] == [3] * RECIPE.num_seeds
+
+
 def test_padding_is_not_learnt_from(train: RankerLists, validation: RankerLists) -> None:
     num_lists = len(train)
     padded = RankerLists(

@@ -14,8 +14,6 @@ from features.tower_inputs import QueryTowerInputs
 from features.transforms import QueryFeatures, QueryInputs
 from serving.models import OnnxModels
 from serving.retrieval import (
-    BM25,
-    INDEX_FILE,
     ITEM_ARRAYS,
     NEIGHBOUR_WEIGHTS,
     QUERY_TOWER_FILE,
@@ -24,15 +22,12 @@ from serving.retrieval import (
     TOKENIZER_FILE,
     Candidates,
     Stage1,
-    score_names,
     write_index,
-    write_tables,
 )
+from tests.serving.stage1_files import write_again
 from towers.index.build import FlatBuilder
 from towers.retrievers.bags import history_bags
 from towers.retrievers.blend import POPULARITY
-from towers.retrievers.bm25 import fit_bm25
-from towers.retrievers.fusion import Fusion
 from towers.retrievers.new_items import NewItems
 
 NUM_ITEMS, HISTORY_LENGTH, D = 300, 10, 8
@@ -312,86 +307,6 @@ def test_a_history_enters_the_tower_by_its_items_embeddings(stage1: Stage1, enco
     np.testing.assert_array_equal(stage1.embed(inputs, models=models), stage1.blended(inputs, expected))
 
 
-TEXT_WIDTH = 5
-
-
-@pytest.fixture(scope="module")
-def asked_in_words(stage1: Stage1, tiny_release: Path, tmp_path_factory: pytest.TempPathFactory) -> Stage1:
-    """The tiny release with queries that say something: written and read as a release is."""
-    directory = tmp_path_factory.mktemp("asked_in_words")
-    generator = np.random.default_rng(7)
-    # Its tokenizer knows five words (padding is 0); items have up to six of them.
-    tokens = generator.integers(0, 5, size=(NUM_ITEMS + 2, 6))
-    tokens[:2] = 0
-    write_tables(
-        directory,
-        spec=replace(stage1.spec, text=replace(stage1.spec.text, query_tokens=3)),
-        vocabularies=stage1.vocabularies,
-        catalogue=stage1.catalogue,
-        items=stage1.items,
-        item_embeddings=stage1.item_embeddings,
-        recommendable=stage1.recommendable,
-        statistics=stage1.statistics,
-        neighbours={**stage1.neighbours, BM25: fit_bm25(tokens, pad=0, num_tokens=5)},
-        tokenizer_json=tiny_release / TOKENIZER_FILE,
-        text_embeddings=generator.normal(size=(NUM_ITEMS + 2, TEXT_WIDTH)).astype(np.float32),
-    )
-    text = np.load(directory / "arrays" / "text_embeddings.npy")
-    blend, rows = replace(stage1.blend, text=1.5), np.arange(2, NUM_ITEMS + 2)
-    items = blend.item_embeddings(
-        *(array[rows] for array in (stage1.item_embeddings, stage1.linear_embeddings, text)),
-        stage1.statistics.values[-1, rows],
-    )
-    fusion = stage1.fusion
-    write_index(
-        directory / INDEX_FILE,
-        index=FlatBuilder().build(items, rows),
-        linear_embeddings=stage1.linear_embeddings,
-        blend=blend,
-        new_items=NewItems.none(),
-        fusion=Fusion(weights={**fusion.weights, BM25: 2.0}, quotas={**fusion.quotas, BM25: 20}),
-    )
-    return Stage1.read(directory)
-
-
-@given(texts=st.lists(st.sampled_from(["", "film", "film of", "[SEP] film film", "of"]), min_size=1, max_size=4))
-def test_where_queries_say_something_their_words_are_looked_for_and_their_meaning_counts(
-    asked_in_words: Stage1, build_queries: BuildQueries, texts: list[str]
-) -> None:
-    stage1, words = asked_in_words, asked_in_words.neighbours[BM25]
-    inputs = stage1.query_inputs(replace(build_queries([["i3", "i9"]] * len(texts)), texts=texts))
-    embedded = np.random.default_rng(1).normal(size=(len(texts), D + TEXT_WIDTH)).astype(np.float32)
-    found = retrieve(stage1, inputs, embedded, num_candidates=NUM_ITEMS)
-    assert stage1.retrievers == (*RETRIEVERS, BM25)
-    assert found.scores.shape[2] == found.ranks.shape[2] == len(score_names(query_text=True))
-    for n, rows in enumerate(found.rows):
-        rows = rows[rows > 0]
-        # A word's weights stand in the row of its id + 2.
-        expected = np.zeros(NUM_ITEMS + 2)
-        for token in inputs.text_tokens[n][inputs.text_tokens[n] != 0]:
-            own = slice(words.indptr[token + 2], words.indptr[token + 3])
-            np.add.at(expected, words.indices[own], words.values[own])
-        np.testing.assert_allclose(found.scores[n, : len(rows), -1], expected[rows], rtol=1e-5)
-        brought = np.count_nonzero(found.ranks[n, :, -1])
-        assert brought == min(
-            20, np.count_nonzero(expected[[row for row in range(2, NUM_ITEMS + 2) if row not in (5, 11)]])
-        )
-        silent = replace(stage1, blend=replace(stage1.blend, text=0.0))
-        without = silent.indexed(rows) @ silent.blended(inputs, embedded)[n]
-        meaning = 1.5 * stage1.text_embeddings[rows] @ embedded[n, D:]
-        np.testing.assert_allclose(found.scores[n, : len(rows), 1], without + meaning, rtol=1e-4, atol=1e-4)
-        one = retrieve(stage1, inputs.take(slice(n, n + 1)), embedded[n : n + 1], num_candidates=NUM_ITEMS)
-        np.testing.assert_array_equal(one.rows[0], found.rows[n])
-        np.testing.assert_array_equal(one.scores[0], found.scores[n])
-
-
-def test_a_release_whose_queries_say_something_needs_bm25s_weight(asked_in_words: Stage1, tmp_path: Path) -> None:
-    # of a release from before there was BM25
-    Fusion.unweighted(dict.fromkeys(RETRIEVERS, 9)).write(tmp_path / "fusion.json")
-    with pytest.raises(ValueError, match=r"bm25; got weights of towers.*scripts/build_index\.py"):
-        Fusion.read(tmp_path / "fusion.json", retrievers=asked_in_words.retrievers)
-
-
 def test_large_arrays_are_mapped_and_not_copied(stage1: Stage1) -> None:
     arrays = [
         stage1.item_embeddings,
@@ -404,18 +319,7 @@ def test_large_arrays_are_mapped_and_not_copied(stage1: Stage1) -> None:
 
 
 def test_tables_that_were_written_are_read_back(stage1: Stage1, tiny_release: Path, tmp_path: Path) -> None:
-    write_tables(
-        tmp_path,
-        spec=stage1.spec,
-        vocabularies=stage1.vocabularies,
-        catalogue=stage1.catalogue,
-        items=stage1.items,
-        item_embeddings=stage1.item_embeddings,
-        recommendable=stage1.recommendable,
-        statistics=stage1.statistics,
-        neighbours=stage1.neighbours,
-        tokenizer_json=tiny_release / TOKENIZER_FILE,
-    )
+    write_again(stage1, tmp_path, tokenizer_json=tiny_release / TOKENIZER_FILE)
     elsewhere = tmp_path / "index"
     elsewhere.mkdir()
     write_index(
@@ -482,3 +386,22 @@ def test_fused_scores_are_those_of_candidates_also_of_what_nobody_brought(stage1
     for n in range(2):
         expected = fused(stage1, inputs.take(slice(n, n + 1)), learned[n])[rows, 0]
         np.testing.assert_allclose(found[n], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_query_had_before_is_fused_by_weights_of_its_own(stage1: Stage1, encode: Encode) -> None:
+    fusion = replace(stage1.fusion, again={name: 0.0 for name in RETRIEVERS}, again_bonus=50.0)
+    again = replace(stage1, fusion=fusion)
+    inputs, learned = encode([["i5", "i9"]]), some_embeddings(1)
+    nothing = np.zeros((1, 0), dtype=np.int64)
+    found = retrieve(again, inputs, learned, num_candidates=40, excluded=nothing)
+    had = np.isin(found.rows[0], inputs.seen_rows[0])
+    assert set(found.rows[0][had].tolist()) == {7, 11}  # rows of i5 and i9
+    np.testing.assert_array_equal(found.scores[0, had, 0], 50.0)
+    before = retrieve(stage1, inputs, learned, num_candidates=NUM_ITEMS, excluded=nothing)
+    scores = dict(zip(before.rows[0].tolist(), before.scores[0, :, 0].tolist(), strict=True))
+    assert found.scores[0, ~had, 0].tolist() == [scores[row] for row in found.rows[0][~had].tolist()]
+    rows = np.array([7, 12])
+    np.testing.assert_allclose(
+        again.fused_scores(inputs, again.blended(inputs, learned), rows)[0],
+        [50.0, stage1.fused_scores(inputs, stage1.blended(inputs, learned), rows)[0, 1]],
+    )

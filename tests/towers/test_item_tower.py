@@ -106,14 +106,6 @@ def test_ids_are_dropped_in_training_only():
     assert not torch.allclose(tower.eval()(*items), as_unknown)
 
 
-def test_embeddings_of_unknown_ids_are_longer_where_nothing_is_trained():
-    tower, items = item_tower().eval(), (torch.tensor([UNKNOWN, 3, PADDING]), *content(3))
-    plain = tower(*items)
-    tower.new_item_scale = 1.5
-    assert_close(tower(*items), plain * torch.tensor([[1.5], [1.0], [1.0]]))
-    assert_close(tower.train()(*items), plain)
-
-
 def test_padding_is_never_taken_for_an_unknown_item():
     tower = item_tower(id_dropout=1.0).train()
     assert not tower(torch.tensor([PADDING]), torch.zeros(1, 1, 2).long(), torch.zeros(1, 2), torch.zeros(1, 3)).any()

@@ -75,7 +75,7 @@ def ascend(
 
     Args:
         weights: [K] to begin with.
-        scores: [N, C, K] of each retriever; -inf or any number where there is no candidate.
+        scores: [N, C, K] of each retriever; any finite number where there is no candidate.
         measure: of each list, given fused scores [N, C], such as NDCG@10: [N].
     """
     scale = np.where((spread := scores.std(axis=(0, 1))) > 0, spread, 1.0)
