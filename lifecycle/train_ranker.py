@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -245,7 +246,7 @@ class RankerTraining:
         chosen = np.sort(generator.permutation(len(numbers))[: self.teacher.scored_lists])
         numbers, places = numbers[chosen, None], places[chosen]
         # Where the trainer would train it: on a GPU machine the teacher scores there too.
-        device = self.build_trainer(logger=False, enable_checkpointing=False).strategy.root_device
+        device = self._trainer().strategy.root_device
         open_scorer = partial(teacher_scorer, num_workers=self.teacher.num_workers)
         pairs = ScoreCache(Path(self.teacher.cache), open_scorer=open_scorer).score(
             teacher.to(device),
@@ -283,12 +284,15 @@ class RankerTraining:
             batch_size=fit.batch_size,
             seed=self.seed,
         )
-        trainer = self.build_trainer(
-            max_epochs=fit.epochs, logger=False, enable_checkpointing=False, reload_dataloaders_every_n_epochs=1
-        )
+        trainer = self._trainer(max_epochs=fit.epochs, reload_dataloaders_every_n_epochs=1)
         with interruptible(trainer):
             trainer.fit(module, datamodule=data)
         return model.eval()
+
+    def _trainer(self, **settings: Any) -> pl.Trainer:
+        """On one device, whatever the towers have: lists are few."""
+        one = {"devices": 1, "strategy": "auto", "logger": False, "enable_checkpointing": False}
+        return self.build_trainer(**one, **settings)
 
     @property
     def _tokenizer(self) -> TextTokenizer:

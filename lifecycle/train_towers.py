@@ -308,6 +308,7 @@ class TowersTraining:
             callbacks=callbacks,
             logger=run or False,
             reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,  # TowerData gives each rank its part
             default_root_dir=str(directory),
             **({} if epochs is None else {"max_epochs": epochs}),
         )
@@ -316,8 +317,10 @@ class TowersTraining:
             trainer.fit(module, datamodule=data, ckpt_path=str(last) if last else None)
         if validation is None:
             module.refresh_texts()
-            _finish(run, curves, cut, best_epoch=trainer.current_epoch, num_requests=0)
-            return module, trainer.current_epoch, {}
+            # Nothing ended it early; where ranks are processes of their own, this one counted no epoch.
+            num_epochs = int(trainer.max_epochs or 0)
+            _finish(run, curves, cut, best_epoch=num_epochs, num_requests=0)
+            return module, num_epochs, {}
         best = torch.load(keep_best.best_model_path, weights_only=True)
         module.load_state_dict(best["state_dict"])
         with interruptible(trainer):

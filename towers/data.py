@@ -184,12 +184,14 @@ class TowerData(pl.LightningDataModule):
         self.make_batch = make_batch
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of (*query_tensors, targets, queries), shuffled by seed and epoch.
+        """Batches of (*query_tensors, targets, queries), shuffled by seed and epoch; of W ranks each has a W-th.
 
         The trainer asks again at every epoch (reload_dataloaders_every_n_epochs=1), so a resumed run sees the order
         that it would have seen.
         """
-        epoch = 0 if self.trainer is None else self.trainer.current_epoch
+        epoch, rank, ranks = 0, 0, 1
+        if self.trainer is not None:
+            epoch, rank, ranks = self.trainer.current_epoch, self.trainer.global_rank, self.trainer.world_size
         tensors = WindowTensors(
             *query_tensors(self.windows.inputs, self.windows.texts),
             torch.from_numpy(self.windows.targets),
@@ -197,10 +199,13 @@ class TowerData(pl.LightningDataModule):
         )
         # Drawn here and not by the loader: Lightning makes its iterator once or, unless it resumes, twice in an epoch.
         order = torch.randperm(len(tensors), generator=torch.Generator().manual_seed(self.seed * 100_003 + epoch))
+        order = order[: None if self.epoch_steps is None else self.epoch_steps * self.batch_size]
+        if ranks > 1:  # as many steps each: a rank that had one more would wait for the others for ever
+            order = order[: len(order) - len(order) % ranks][rank::ranks]
         return DataLoader(
             tensors,
             batch_size=self.batch_size,
-            sampler=order[: None if self.epoch_steps is None else self.epoch_steps * self.batch_size].tolist(),
+            sampler=order.tolist(),
             collate_fn=self._collate,
             generator=torch.Generator(),  # of its own, so that iterators draw nothing from that of the negatives
             pin_memory=torch.cuda.is_available(),
@@ -210,7 +215,7 @@ class TowerData(pl.LightningDataModule):
         return windows if self.make_batch is None else self.make_batch(windows)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]] | list[object]:
-        """Batches of (*query_tensors, relevant rows, excluded rows), in order."""
+        """Batches of (*query_tensors, relevant rows, excluded rows), in order: all of them on every rank."""
         if self.validation is None:
             return []
         held = self.validation

@@ -137,10 +137,10 @@ class TowersModule(pl.LightningModule):
         self._recall.append((found & (better < MEASURED)).sum(dim=1) / num_relevant.clamp(min=1))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all requests."""
+        """Log the means over all requests, which are the same on every rank."""
         if self._ndcg:
-            self.log("validation/ndcg@10", torch.cat(self._ndcg).mean(), prog_bar=True)
-            self.log("validation/recall@100", torch.cat(self._recall).mean(), prog_bar=True)
+            self.log("validation/ndcg@10", torch.cat(self._ndcg).mean(), prog_bar=True, sync_dist=True)
+            self.log("validation/recall@100", torch.cat(self._recall).mean(), prog_bar=True, sync_dist=True)
         self._ndcg.clear()
         self._recall.clear()
 

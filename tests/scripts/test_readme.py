@@ -38,7 +38,7 @@ LINKS = sorted(set(re.findall(r"\]\(([^)#\s]+)", README)))
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    skipped = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONDONTWRITEBYTECODE")
+    skipped = ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONDONTWRITEBYTECODE")  # of a make around the tests
     environment = {name: value for name, value in os.environ.items() if name not in skipped}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
