@@ -1,13 +1,13 @@
 """Whether probabilities say what happens: expected calibration error, and what it is made of bin by bin.
 
-Owns the arithmetic, the reliability table and its figure. Takes probabilities and outcomes of whole lists, whoever made
-them; how a figure is saved is plots.py's. Candidates of one list are not independent (one of them is chosen, or none), so
-intervals resample lists.
+Owns the arithmetic, the reliability table and its figure. Takes probabilities and outcomes of whole lists, whoever
+made them; how a figure is saved is plots.py's. Candidates of one list are not independent (one of them is chosen, or
+none), so intervals resample lists.
 """
 
 # Shapes: N lists of C candidates, B bins, R resamples.
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from evaluation.errors import InvalidSample
 from evaluation.group_plots import COLOURS, MARKERS
-from evaluation.significance import Interval
+from evaluation.significance import DRAWS_AT_ONCE, Interval
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -38,8 +38,8 @@ class Reliability:
         num_pairs: [B] pairs of a list and a candidate.
         num_lists: N.
         by_chance: what a calibrated model would be measured at, for bins of so many pairs are off by chance.
-        error: expected calibration error. Its resamples are binned as the sample is, and have noise of their own on top,
-            which only ever adds to an absolute difference: bounds are moved down by what that adds on average.
+        error: expected calibration error. Its resamples are binned as the sample is, and have noise of their own on
+            top, which only ever adds to an absolute difference: bounds are moved down by what it adds on average.
     """
 
     predicted: FloatArray
@@ -79,10 +79,10 @@ def reliability(
     num_bins: int = 10,
     num_resamples: int = 1000,
 ) -> Reliability:
-    """Predicted beside observed, in bins of equally many pairs: where most candidates are rare, bins of equal width
-    would put nearly all of them into one.
+    """Predicted beside observed, in bins of equally many pairs.
 
-    Equal probabilities may be parted by a bin's edge, in the order in which they come.
+    Where most probabilities are small, bins of equal width would put nearly all pairs into one. Equal probabilities may
+    be parted by a bin's edge, in the order in which they come.
 
     Args:
         probabilities: [N, C] in [0, 1].
@@ -112,11 +112,20 @@ def reliability(
         np.bincount(cells, weights=weights, minlength=num_lists * num_bins).reshape(num_lists, num_bins)
         for weights in (None, probabilities.ravel()[order], outcomes.ravel()[order].astype(np.float64))
     )
-    draws = generator.multinomial(num_lists, np.full(num_lists, 1.0 / num_lists), size=num_resamples)
-    of_draws = draws @ observed / np.maximum(draws @ counts, 1.0)
-    low, high = np.quantile(of_draws, (0.025, 0.975), axis=0)
+    sums = np.concatenate([counts, predicted, observed], axis=1)  # [N, 3 * B]
+    at_once = max(1, DRAWS_AT_ONCE // num_lists)
+    drawn = np.concatenate(
+        [
+            generator.multinomial(
+                num_lists, np.full(num_lists, 1.0 / num_lists), size=min(at_once, num_resamples - done)
+            )
+            @ sums
+            for done in range(0, num_resamples, at_once)
+        ]
+    ).reshape(num_resamples, 3, num_bins)
+    low, high = np.quantile(drawn[:, 2] / np.maximum(drawn[:, 0], 1.0), (0.025, 0.975), axis=0)
     error = float(np.abs(predicted.sum(axis=0) - observed.sum(axis=0)).sum() / len(order))
-    errors = np.abs(draws @ (predicted - observed)).sum(axis=1) / (draws @ counts).sum(axis=1)
+    errors = np.abs(drawn[:, 1] - drawn[:, 2]).sum(axis=1) / drawn[:, 0].sum(axis=1)
     bounds = np.quantile(errors, (0.025, 0.975)) - max(errors.mean() - error, 0.0)
     total = counts.sum(axis=0)
     own = probabilities.ravel()[order]
@@ -134,7 +143,7 @@ def reliability(
     )
 
 
-def reliability_table(measured: dict[str, Reliability]) -> pd.DataFrame:
+def reliability_table(measured: Mapping[str, Reliability]) -> pd.DataFrame:
     """One row a system and bin, from 1 on: COLUMNS; the error is the system's, in each of its rows."""
     rows = [
         (

@@ -4,7 +4,7 @@ import pytest
 from evaluation.calibration import log_loss, reliability, reliability_figure, reliability_table
 from evaluation.errors import InvalidSample
 
-# Two lists of four candidates, the last of the second list missing; in the order of their probability: .1 .1 .2 | .3 .5 .6 .8
+# Two lists of four candidates, of which the second lacks the last one. By probability: .1 .1 .2 .3 | .5 .6 .8
 PROBABILITIES = np.array([[0.1, 0.6, 0.2, 0.8], [0.5, 0.1, 0.3, 0.9]])
 OUTCOMES = np.array([[False, True, False, False], [False, True, False, True]])
 PRESENT = np.array([[True, True, True, True], [True, True, True, False]])
