@@ -84,9 +84,9 @@ def calibrated(
 def _measured(
     probabilities: NDArray[np.floating[Any]], chosen: NDArray[np.bool_], *, present: NDArray[np.bool_], seed: int
 ) -> tuple[Reliability, Interval]:
-    probabilities = probabilities.astype(np.float64)
+    promised = probabilities.astype(np.float64)
     generator = np.random.default_rng(seed)
     num_bins = min(NUM_BINS, int(present.sum()))
-    bins = reliability(probabilities, chosen, present=present, generator=generator, num_bins=num_bins)
-    losses = log_loss(probabilities, chosen, present=present)
+    bins = reliability(promised, chosen, present=present, generator=generator, num_bins=num_bins)
+    losses = log_loss(promised, chosen, present=present)
     return bins, bootstrap_interval(losses, generator=generator)

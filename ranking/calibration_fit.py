@@ -3,8 +3,8 @@
 Owns where the knots lie and the fit. Lists must be of requests from which the ranker has not learned, or it would take
 its scores for better than they are. What is served is runtime/calibration.py's. numpy and scipy.
 
-A line alone (Platt) is as good on few lists and worse on many; isotonic regression is as good on many lists and worse
-on few; scores less their list's mean are far worse where lists differ in how much of them is chosen (docs/log.md).
+A line alone (Platt) is too stiff for trees and where much was chosen; scores less their list's mean are far worse where
+lists differ in how much of them is chosen (docs/log.md).
 """
 
 # Shapes: P candidates of all lists together, K knots.

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from lifecycle.candidates import StageOne
 from lifecycle.cuts import FOLD
 from lifecycle.export_parity import scorer_of
 from lifecycle.systems import as_served
-from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, TEACHER, check_num_ranked
+from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, TEACHER, calibrate, check_num_ranked
 from ranking.data import RankerLists
 from ranking.decomposed import DecomposedRanker
 from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
+from ranking.runtime.calibration import Calibration
 from ranking.scoring import scores_by_part
 from serving.release import read_item_states
 
@@ -84,6 +86,25 @@ def test_the_teacher_reads_the_text_and_the_dense_part_alone_does_not(ranker_dir
     for name, reads_text in ((TEACHER, True), ("dense", False)):
         text_part = scores_by_part(load_ranker(ranker_dir / name), lists.take(np.arange(1)))[1]
         assert text_part.any() == reads_text, name
+
+
+@pytest.mark.parametrize("name", [GRADIENT_BOOSTING, STUDENT])
+def test_what_can_be_released_has_a_calibration_that_keeps_the_order(
+    name: str, ranker_dir: Path, lists: RankerLists
+) -> None:
+    calibration = Calibration.read(ranker_dir / name / "calibration.json")
+    scores = np.sort(BoostedTrees.load(ranker_dir / GRADIENT_BOOSTING).score(lists.dense).ravel())
+    probabilities = calibration.probabilities(scores)
+    assert (np.diff(probabilities) >= 0).all()
+    assert 0.0 < probabilities[0] <= probabilities[-1] < 1.0
+
+
+def test_lists_in_which_nothing_was_chosen_leave_no_calibration(lists: RankerLists, tmp_path: Path) -> None:
+    nothing = replace(lists, relevance=np.zeros_like(lists.relevance))
+    path = tmp_path / "calibration.json"
+    path.write_text("of another training")
+    calibrate(lists.dense[:, :, 0], nothing, path=path)
+    assert not path.exists()
 
 
 def test_the_students_layers_are_its_teachers(ranker_dir: Path) -> None:
