@@ -42,7 +42,7 @@ class Calibrated:
 def calibrated(
     systems: Mapping[str, RankedLists], part: Slice, *, ranker_dir: Path, num_ranked: int, seed: int
 ) -> Calibrated:
-    """Measure the probabilities of all ranked candidates on a slice.
+    """Measure the probabilities of all ranked candidates on a slice; lists without any are left out.
 
     Args:
         systems: lists of all requests, by system; what was ranked comes first, by the ranker's own scores.
@@ -57,16 +57,17 @@ def calibrated(
         if name not in systems or not path.is_file():
             continue
         rows, scores = (own[part.places, :num_ranked] for own in (systems[name].rows, systems[name].scores))
-        holding = (rows != PADDING).any(axis=1)
+        present = (rows != PADDING) & np.isfinite(scores)
+        holding = present.any(axis=1)
         if holding.sum() < 2:
             continue
-        rows, scores = rows[holding], scores[holding]
-        present = rows != PADDING
+        rows, scores, present = rows[holding], scores[holding], present[holding]
         chosen = gains(ranked=rows, relevant=part.relevant[holding]) > 0
-        own = _measured(Calibration.read(path).probabilities(scores), chosen, present=present, seed=seed)
         # A score has no level of its own; its sigmoid is what a reader would take it for.
-        sigmoid = 1.0 / (1.0 + np.exp(-np.where(present, scores, 0.0)))
-        before = _measured(sigmoid, chosen, present=present, seed=seed)
+        own, before = (
+            _measured(calibration.probabilities(scores), chosen, present=present, seed=seed)
+            for calibration in (Calibration.read(path), Calibration(slope=1.0, intercept=0.0))
+        )
         found.calibration[name] = {
             "ece": own[0].error,
             "ece_of_scores": before[0].error,

@@ -47,7 +47,7 @@ AnyRanker = Ranker | DecomposedRanker
 GRADIENT_BOOSTING, TEACHER, STUDENT = "gradient_boosting", "teacher", "student"
 
 MOST_WEIGHED = 500  # lists of validation; a cross-encoder takes seconds for ten
-MOST_CALIBRATED = 2000  # likewise; the decomposed student takes seconds for all
+MOST_CALIBRATED = 2000  # likewise, though evaluation has the student score as many
 
 
 @dataclass(frozen=True)

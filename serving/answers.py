@@ -66,7 +66,7 @@ def answers_of(recommendations: "Recommendations") -> list[Answer]:
                     score=score,
                     retrieval_score=retrieved,
                     retrieval_rank=rank,
-                    probability=known(probability),
+                    probability=none_if_nan(probability),
                 )
                 for item_id, score, retrieved, rank, probability in zip(
                     found.item_ids[n],
@@ -86,6 +86,6 @@ def answers_of(recommendations: "Recommendations") -> list[Answer]:
     ]
 
 
-def known(number: float) -> float | None:
+def none_if_nan(number: float) -> float | None:
     """NaN, which stands for a missing number in arrays, as None."""
     return None if math.isnan(number) else number

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from features.spec import FeatureSpec
 from features.transforms import QueryFeatures, single_precision
-from serving.answers import STAGES, Answer, ScoredItem, known
+from serving.answers import STAGES, Answer, ScoredItem, none_if_nan
 from serving.errors import InvalidRequest
 
 Tensors = dict[str, NDArray[Any]]
@@ -168,7 +168,7 @@ def decode_answers(tensors: Mapping[str, NDArray[Any]]) -> list[Answer]:
                         score=score,
                         retrieval_score=retrieved,
                         retrieval_rank=rank,
-                        probability=known(probability),
+                        probability=none_if_nan(probability),
                     )
                     for item_id, score, retrieved, rank, probability in items
                     if item_id

@@ -1,7 +1,7 @@
 """From a ranker's score to the probability that the candidate is chosen.
 
-Owns the map as it is served, and its file; ranking/calibration_fit.py fits it. It never falls, so the order of a list is
-the order of its scores. numpy only.
+Owns the map as it is served, and its file; ranking/calibration_fit.py fits it. It never falls, so the order of a list
+is the order of its scores. numpy only.
 """
 
 import json
