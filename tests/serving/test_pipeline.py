@@ -144,11 +144,11 @@ def test_the_ranker_decides_and_what_it_did_not_see_follows_below(
 def test_what_was_ranked_has_the_probability_of_its_score_and_what_was_not_has_none(
     recommend_by: Callable[..., Recommendations],
 ) -> None:
-    # log odds rise from 0 at score 0 to ln 4 at score 3, the last knot: at 1.5 the odds are 2
+    # the odds of a score are 4 ** score: 1024, 8 and 1
     found = recommend_by([1.5, 5.0, 0.0], num_candidates=5, histories=[["i1"], []])
     for n in range(2):
         assert found.scores[n].tolist() == [5.0, 1.5, 0.0, -1.0, -2.0]
-        np.testing.assert_allclose(found.probabilities[n], [0.8, 2 / 3, 0.5, np.nan, np.nan], rtol=1e-6)
+        np.testing.assert_allclose(found.probabilities[n], [1024 / 1025, 8 / 9, 0.5, np.nan, np.nan], rtol=1e-6)
 
 
 def test_a_release_without_a_calibration_has_no_probabilities(tiny_release: Path, build_queries: BuildQueries) -> None:

@@ -47,7 +47,7 @@ FUSION = Fusion(
     quotas=dict(zip(RETRIEVERS, (NUM_ITEMS, 20, 20, 20, 20, 20), strict=True)),
 )
 BLEND = Blend(learned=0.9, bags=(0.4, -0.2, 0.3), popularity=(-0.5, 0.25, 0.5, 1.0))
-CALIBRATION = Calibration(knots=np.array([-1.0, 0.0, 3.0]), logits=np.log([0.25, 1.0, 4.0]))
+CALIBRATION = Calibration(slope=float(np.log(4.0)), intercept=0.0)
 TEXT = TextLayout(history_items=2, history_tokens=3, candidate_tokens=5)
 
 
