@@ -168,8 +168,8 @@ def reliability_figure(table: pd.DataFrame, *, systems: Sequence[str]) -> Figure
     own = table[table["system"].isin(systems)]
     shown = own[["predicted", "observed"]].to_numpy(dtype=np.float64)
     # A bin in which nothing was chosen lies at minus infinity: it is drawn at the bottom, its interval above it.
-    bottom = shown[shown > 0].min(initial=1.0) / 3.0
-    axes.plot([bottom, 1.0], [bottom, 1.0], color="0.6", linewidth=1.0, label="as predicted")
+    bottom, top = shown[shown > 0].min(initial=1.0) / 3.0, min(3.0 * shown.max(), 1.0)
+    axes.plot([bottom, top], [bottom, top], color="0.6", linewidth=1.0, label="as predicted")
     for place, system in enumerate(systems):
         line = own[own["system"] == system]
         predicted, observed, low, high = (
