@@ -54,6 +54,7 @@ class Report:
 
     `num_queries`, `systems` and `comparisons` are those of `slice`, the main one; `slices` has the others, `groups` the
     main one cut into groups, one way after another, and `variety` what its lists show, whoever wanted it.
+    `calibration` has what the probabilities of its ranked candidates are off by, by system.
     """
 
     dataset: str
@@ -64,6 +65,7 @@ class Report:
     slices: Mapping[str, SliceReport] = field(default_factory=dict)
     groups: Mapping[str, Mapping[str, SliceReport]] = field(default_factory=dict)
     variety: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    calibration: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     comparisons: Sequence[Comparison] = ()
     latency_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -154,7 +156,12 @@ def read_report(path: Path) -> Report:
         raise InvalidReport(f"{path} is not JSON ({error}); run the evaluation again") from error
     _validate(content, origin=str(path))
     groups = {kind: _slices(own) for kind, own in content.get("groups", {}).items()}
-    return Report(**(content | _results(content) | {"slices": _slices(content["slices"]), "groups": groups}))
+    nested = {
+        "slices": _slices(content["slices"]),
+        "groups": groups,
+        "calibration": _intervals(content.get("calibration", {})),
+    }
+    return Report(**(content | _results(content) | nested))
 
 
 def _slices(content: Mapping[str, Any]) -> dict[str, SliceReport]:
@@ -162,13 +169,16 @@ def _slices(content: Mapping[str, Any]) -> dict[str, SliceReport]:
 
 
 def _results(content: Mapping[str, Any]) -> dict[str, Any]:
-    systems = {
-        system: {metric: Interval(**interval) for metric, interval in metrics.items()}
-        for system, metrics in content["systems"].items()
-    }
     return {
-        "systems": systems,
+        "systems": _intervals(content["systems"]),
         "comparisons": tuple(Comparison(**comparison) for comparison in content["comparisons"]),
+    }
+
+
+def _intervals(content: Mapping[str, Any]) -> dict[str, dict[str, Interval]]:
+    return {
+        system: {metric: Interval(**interval) for metric, interval in metrics.items()}
+        for system, metrics in content.items()
     }
 
 

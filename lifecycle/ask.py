@@ -112,9 +112,10 @@ def reply_text(reply: dict[str, Any]) -> str:
     reason = f" ({reply['fallback_reason']})" if reply["fallback_reason"] else ""
     lines = [f"query {reply['query_id']}: source {reply['source']}{reason}, release {reply['release_id']}"]
     for place, item in enumerate(reply["items"], start=1):
-        scores = (
-            "" if item["score"] is None else f" ranker {item['score']:7.3f}, retrieval rank {item['retrieval_rank']}"
-        )
+        scores = ""
+        if item["score"] is not None:
+            ranker = _ranker_text(item["score"], item["probability"])
+            scores = f" {ranker}, retrieval rank {item['retrieval_rank']}"
         lines.append(f"{place:4d}. {item['title'] or item['item_id']:<44.44}{scores}")
     return "\n".join([*lines, f"{reply['total_ms']:.1f} ms in the gateway"])
 
@@ -163,9 +164,13 @@ def _title(release: Release, item_id: str) -> str:
     return release.titles.get(item_id) or item_id
 
 
+def _ranker_text(score: float, probability: float | None) -> str:
+    return f"ranker {score:7.3f}" + ("" if probability is None else f" (probability {probability:.3f})")
+
+
 def _item_lines(answer: Answer, release: Release) -> list[str]:
     return [
-        f"    {place:2d}. {_title(release, item.item_id):<44.44} ranker {item.score:7.3f}   "
+        f"    {place:2d}. {_title(release, item.item_id):<44.44} {_ranker_text(item.score, item.probability)}   "
         f"retrieval {item.retrieval_score:7.3f} (rank {item.retrieval_rank})"
         for place, item in enumerate(answer.items, start=1)
     ]

@@ -21,6 +21,7 @@ from features.dataset import Dataset
 from features.protocol import RequestProtocol
 from features.requests import PastRequests
 from lifecycle.baselines import Baselines
+from lifecycle.calibrated import calibrated
 from lifecycle.candidates import Requests, StageOne
 from lifecycle.groups import groups_of
 from lifecycle.leaks import LeakCheck, sampled
@@ -90,12 +91,16 @@ class Evaluation:
         systems = self._systems(requests, fitted)
         taught = np.sort(np.random.default_rng(self.seed).permutation(len(asked))[: self.teacher_queries])
         teacher = self._trained().teacher_lists(requests[main.exclude_seen].take(taught), cache=self.teacher_cache)
+        probabilities = calibrated(
+            systems[main.exclude_seen], main, ranker_dir=self.ranker_dir, num_ranked=self.num_ranked, seed=self.seed
+        )
         report = replace(
             self._report(slices, systems, asked=asked, taught=taught, teacher=teacher),
             groups=self._measure(asked).groups(groups, systems[main.exclude_seen]),
             variety=self._variety(main, systems[main.exclude_seen], num_had=num_had, recommendable=recommendable),
+            calibration=probabilities.calibration,
         )
-        table = write_files(report, directory=out_dir)
+        table = write_files(report, probabilities.reliabilities, directory=out_dir)
         logger.info("evaluation of %d requests\n%s", len(asked), table)
         logger.info("by popularity of items and length of histories, and what lists show: %s", out_dir / "groups.txt")
         if self.lists_dir is not None:

@@ -33,7 +33,7 @@ from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
 from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
 from serving.pipeline import Pipeline
-from serving.release import ITEM_STATES_FILE, POPULAR_FILE, RANKER_FILE, TITLES_FILE, seal
+from serving.release import CALIBRATION_FILE, ITEM_STATES_FILE, POPULAR_FILE, RANKER_FILE, TITLES_FILE, seal
 from serving.retrieval import BLEND_FILE, FUSION_FILE, INDEX_FILE, LINEAR_SUFFIX, NEW_ITEMS_SUFFIX, Stage1
 from serving.settings import PipelineSettings
 from towers.export import WEIGHTS_FILE
@@ -97,9 +97,10 @@ class Export:
         for name in (BLEND_FILE, FUSION_FILE):
             shutil.copyfile(self.index_dir / name, out_dir / name)
         shutil.copyfile(self.ranker_dir / self.ranker / RANKER_FILE, out_dir / RANKER_FILE)
-        states = self.ranker_dir / self.ranker / ITEM_STATES_FILE
-        if states.is_file():
-            shutil.copyfile(states, out_dir / ITEM_STATES_FILE)
+        for name in (ITEM_STATES_FILE, CALIBRATION_FILE):
+            own = self.ranker_dir / self.ranker / name
+            if own.is_file():
+                shutil.copyfile(own, out_dir / name)
         stage1 = Stage1.read(out_dir)
         recent, all_time = (
             stage1.statistics.values[-1, :, STATISTICS.index(name)] for name in ("count_30d", "count_all")

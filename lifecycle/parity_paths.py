@@ -222,9 +222,11 @@ def _lists(queries: QueryFeatures, *, release: Release, how: Lists) -> Arrays:
     found = Pipeline(release=release, models=how.models, settings=how.settings).recommend(queries, k=how.k)
     item_ids = np.full((len(queries), how.k), "", dtype=object)
     scores = np.full((len(queries), how.k), -np.inf, dtype=np.float32)
-    for n, (ids, own) in enumerate(zip(found.item_ids, found.scores, strict=True)):
-        item_ids[n, : len(ids)], scores[n, : len(ids)] = ids, own
-    return {"recommended_ids": item_ids, "recommended_scores": scores}
+    probabilities = np.full((len(queries), how.k), np.nan, dtype=np.float32)
+    for n, ids in enumerate(found.item_ids):
+        item_ids[n, : len(ids)], scores[n, : len(ids)] = ids, found.scores[n]
+        probabilities[n, : len(ids)] = found.probabilities[n]
+    return {"recommended_ids": item_ids, "recommended_scores": scores, "recommended_probabilities": probabilities}
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:

@@ -30,7 +30,7 @@ from serving.served_log import features_of
 from serving.settings import PipelineSettings
 
 Arrays = dict[str, NDArray[Any]]
-SCORES = ("scores", "retrieval_scores", "candidate_scores")
+SCORES = ("scores", "retrieval_scores", "candidate_scores", "probabilities")
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,8 @@ class _Again:
             "scores": np.array([[item["score"] for item in items]], dtype=np.float32),
             "retrieval_scores": np.array([[item["retrieval_score"] for item in items]], dtype=np.float32),
             "retrieval_ranks": np.array([[item["retrieval_rank"] for item in items]], dtype=np.int64),
+            # None, and NaN here, where there is none; logs of before probabilities are of releases without them.
+            "probabilities": np.array([[item.get("probability") for item in items]], dtype=np.float32),
             "candidate_ids": np.array([[item_id for item_id, _ in candidates]], dtype=object),
             "candidate_scores": np.array([[score for _, score in candidates]], dtype=np.float32),
         }

@@ -1,6 +1,7 @@
 """Step train_ranker: lists from out-of-fold candidates, gradient boosting, the teacher, and its distilled student.
 
 Owns the order of these and what a ranker directory holds: gradient_boosting/, teacher/, student/ and training.json.
+What can be released, trees and student, has a calibration.json beside it.
 Each part that is complete is kept when a killed run goes on.
 """
 
@@ -24,6 +25,7 @@ from lifecycle.candidates import StageOne
 from lifecycle.interrupts import interruptible
 from lifecycle.list_weights import list_weights
 from lifecycle.train_towers import SUMMARY_FILE, write_json
+from ranking.calibration_fit import NothingToCalibrate, fit_calibration
 from ranking.data import RankerLists
 from ranking.decomposed import DecomposedRanker
 from ranking.export import export_ranker, load_ranker, save_ranker
@@ -34,7 +36,7 @@ from ranking.module import Distillation, RankerData, RankerModule
 from ranking.scoring import scores_by_part, texts_of
 from ranking.student import HeadSizes, Student
 from ranking.teacher import ScoreCache, pretrained_encoder, teacher_scorer
-from serving.release import ITEM_STATES_FILE, RANKER_FILE
+from serving.release import CALIBRATION_FILE, ITEM_STATES_FILE, RANKER_FILE
 from serving.retrieval import TOKENIZER_FILE
 from towers.retrievers.fusion_fit import NothingToFit
 from towers.text_encoder import checkpoint_directory
@@ -46,6 +48,7 @@ AnyRanker = Ranker | DecomposedRanker
 GRADIENT_BOOSTING, TEACHER, STUDENT = "gradient_boosting", "teacher", "student"
 
 MOST_WEIGHED = 500  # lists of validation; a cross-encoder takes seconds for ten
+MOST_CALIBRATED = 2000  # likewise, though evaluation has the student score as many
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,8 @@ class RankerTraining:
         if not trees_dir.is_dir():
             names = self.spec.names("ranker", "number")
             self.gradient_boosting.fit(train, validation, feature_names=names).save(trees_dir)
-        # What learns sees the lists of the split ranking, what decides those of validation: the trees' rounds, and how
-        # much a student's text counts.
+        # What learns sees the lists of the split ranking, what decides those of validation: the trees' rounds, how much
+        # a student's text counts, and which probability a score stands for.
         learnable = train.learnable()
         logger.info("ranker: %d lists hold a chosen item and are learnt from", len(learnable))
         dense = self._fitted(
@@ -148,6 +151,9 @@ class RankerTraining:
         export_ranker(student, out_dir / STUDENT / RANKER_FILE, spec_hash=self.spec.hash)
         trees = BoostedTrees.load(trees_dir)
         trees.export_onnx(trees_dir / RANKER_FILE, spec_hash=self.spec.hash)
+        some = self._some(validation, MOST_CALIBRATED)
+        calibrate(trees.score(some.dense), some, path=trees_dir / CALIBRATION_FILE)
+        calibrate(np.add(*scores_by_part(student, some)), some, path=out_dir / STUDENT / CALIBRATION_FILE)
         facts = {
             "num_ranked": self.num_ranked,
             "lists": len(train),
@@ -229,8 +235,7 @@ class RankerTraining:
 
     def _weigh(self, student: AnyRanker, validation: RankerLists) -> None:
         """Give the text the weight that lists which nothing was learnt from give it: nothing, where it adds nothing."""
-        some = np.sort(np.random.default_rng(self.seed).permutation(len(validation))[:MOST_WEIGHED])
-        lists = validation.take(some).learnable()
+        lists = self._some(validation, MOST_WEIGHED).learnable()
         try:
             weights = list_weights(scores_by_part(student, lists), lists)
         except NothingToFit as error:
@@ -238,6 +243,9 @@ class RankerTraining:
             return
         student.weigh(dense=float(weights[0]), text=float(weights[1]))
         logger.info("student: weights %.3g of dense features, %.3g of text, by %d lists", *weights, len(lists))
+
+    def _some(self, lists: RankerLists, most: int) -> RankerLists:
+        return lists.take(np.sort(np.random.default_rng(self.seed).permutation(len(lists))[:most]))
 
     def _teacher_scores(self, teacher: Ranker, lists: RankerLists) -> NDArray[np.float32]:
         """[N, C] scores, NaN where the teacher was not asked."""
@@ -262,7 +270,7 @@ class RankerTraining:
     ) -> AnyRanker:
         pl.seed_everything(self.seed, workers=True, verbose=False)
         if fit.max_lists is not None and fit.max_lists < len(lists):
-            lists = lists.take(np.sort(np.random.default_rng(self.seed).permutation(len(lists))[: fit.max_lists]))
+            lists = self._some(lists, fit.max_lists)
         if model.encoder is None:  # a ranker with text takes the scale with the dense part
             model.fit_scale(lists.dense)
         steps = fit.epochs * -(-len(lists) // fit.batch_size)
@@ -297,6 +305,22 @@ class RankerTraining:
     @property
     def _tokenizer(self) -> TextTokenizer:
         return TextTokenizer(checkpoint_directory(self.teacher.checkpoint) / TOKENIZER_FILE)
+
+
+def calibrate(scores: NDArray[np.float32], lists: RankerLists, *, path: Path) -> None:
+    """Write which probability a score stands for; nothing, where the lists cannot say.
+
+    Lists in which nothing was chosen count: a probability is of any request, and stage 1 does not always find it.
+    """
+    present = lists.present
+    try:
+        calibration = fit_calibration(scores[present].astype(np.float64), chosen=lists.relevance[present] > 0)
+    except NothingToCalibrate as error:
+        path.unlink(missing_ok=True)
+        logger.warning("ranker: no probabilities for %s (%s)", path.parent.name, error)
+        return
+    calibration.write(path)
+    logger.info("%s: probabilities by %d lists of validation", path.parent.name, len(lists))
 
 
 def check_num_ranked(ranker_dir: Path, num_ranked: int) -> None:

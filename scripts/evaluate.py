@@ -16,8 +16,8 @@ from lifecycle.evaluate import Evaluation
 from lifecycle.steps import Step, read_step
 
 LIFECYCLE = (
-    *("baselines", "candidates", "chosen", "cuts", "evaluate", "groups", "leaks", "list_files", "measure"),
-    *("report_files", "slices", "systems"),
+    *("baselines", "calibrated", "candidates", "chosen", "cuts", "evaluate", "groups", "leaks", "list_files"),
+    *("measure", "report_files", "slices", "systems"),
 )
 SOURCES = (
     *("evaluation", "features", "ranking", "towers/index", "towers/retrievers"),

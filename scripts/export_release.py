@@ -16,6 +16,7 @@ from lifecycle.publish import publish
 from lifecycle.steps import Step
 from serving.settings import PipelineSettings, TritonSettings, build_settings
 
+SOURCES = ("features", "serving", "evaluation", "towers", "ranking/runtime")
 PARTS = ("export_release", "export_parity", "parity", "parity_paths", "parity_requests", "refresh", "rewound")
 
 
@@ -49,7 +50,7 @@ def run(cfg: DictConfig) -> None:
         directory=release_dir,
         config={"serving": serving["pipeline"], **{name: cfg[name] for name in names}},
         inputs=inputs,
-        sources=("features", "serving", "evaluation", "towers", *(f"lifecycle/{name}.py" for name in PARTS)),
+        sources=(*SOURCES, *(f"lifecycle/{name}.py" for name in PARTS)),
     ).run(export)
     Step(
         name="publish",

@@ -3,6 +3,7 @@
 Owns the types of an answer and the names of the stages that made it. Loaded inside Triton.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,12 +16,18 @@ STAGES = ("features", "query_tower", "retrieve", "ranker_inputs", "rank", "postp
 
 @dataclass(frozen=True)
 class ScoredItem:
-    """One place of an answer; `retrieval_rank` counts from 1 in the order of retrieval."""
+    """One place of an answer.
+
+    Attributes:
+        retrieval_rank: from 1 on, in the order of retrieval.
+        probability: that it is chosen; None where the ranker did not see it, or the release has no calibration.
+    """
 
     item_id: str
     score: float
     retrieval_score: float
     retrieval_rank: int
+    probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,19 @@ def answers_of(recommendations: "Recommendations") -> list[Answer]:
     return [
         Answer(
             items=tuple(
-                ScoredItem(item_id=item_id, score=score, retrieval_score=retrieved, retrieval_rank=rank)
-                for item_id, score, retrieved, rank in zip(
+                ScoredItem(
+                    item_id=item_id,
+                    score=score,
+                    retrieval_score=retrieved,
+                    retrieval_rank=rank,
+                    probability=none_if_nan(probability),
+                )
+                for item_id, score, retrieved, rank, probability in zip(
                     found.item_ids[n],
                     found.scores[n].tolist(),
                     found.retrieval_scores[n].tolist(),
                     found.retrieval_ranks[n].tolist(),
+                    found.probabilities[n].tolist(),
                     strict=True,
                 )
             ),
@@ -70,3 +84,8 @@ def answers_of(recommendations: "Recommendations") -> list[Answer]:
         )
         for n in range(num)
     ]
+
+
+def none_if_nan(number: float) -> float | None:
+    """NaN, which stands for a missing number in arrays, as None."""
+    return None if math.isnan(number) else number

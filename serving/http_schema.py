@@ -26,13 +26,14 @@ class RecommendRequest(BaseModel):
 
 
 class RecommendedItem(BaseModel):
-    """One place of the answer; what popular items do not have is null."""
+    """One place of the answer; what popular items do not have is null, as is the probability of what was not ranked."""
 
     item_id: str
     rank: int
     score: float | None
     retrieval_score: float | None
     retrieval_rank: int | None
+    probability: float | None
     title: str | None
 
 
@@ -94,6 +95,7 @@ def response_of(
                 score=scored.score if scored else None,
                 retrieval_score=scored.retrieval_score if scored else None,
                 retrieval_rank=scored.retrieval_rank if scored else None,
+                probability=scored.probability if scored else None,
                 title=titles.get(item_id),
             )
         )

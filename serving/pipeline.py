@@ -32,11 +32,13 @@ IntArray = NDArray[np.int64]
 class Recommendations:
     """Lists for N queries, best first, and the release at the delta that made them.
 
-    `candidate_*` are empty unless asked for.
+    `candidate_*` are empty unless asked for; a probability is NaN where the ranker did not see the item, and everywhere
+    where the release has no calibration.
     """
 
     item_ids: list[list[str]]
     scores: list[FloatArray]
+    probabilities: list[FloatArray]
     retrieval_scores: list[FloatArray]
     retrieval_ranks: list[IntArray]
     candidate_ids: list[list[str]]
@@ -116,11 +118,15 @@ class Pipeline:
         lowest = np.min(ranker_scores, axis=1, keepdims=True, where=np.isfinite(ranker_scores), initial=np.inf)
         unseen_scores = np.where(np.isfinite(lowest), lowest, 0.0) - below
         scores = np.concatenate([ranker_scores, unseen_scores], axis=1)
+        probabilities = np.full(scores.shape, np.nan, dtype=np.float32)
+        if release.calibration is not None:
+            probabilities[:, : ranker_scores.shape[1]] = release.calibration.probabilities(ranker_scores)
         lists = Recommendations(
             item_ids=[
                 [item_id(int(row)) for row in rows[order]] for rows, order in zip(candidates.rows, orders, strict=True)
             ],
             scores=[own[order] for own, order in zip(scores, orders, strict=True)],
+            probabilities=[own[order] for own, order in zip(probabilities, orders, strict=True)],
             retrieval_scores=[own[order] for own, order in zip(retrieval_scores, orders, strict=True)],
             retrieval_ranks=[order + 1 for order in orders],
             candidate_ids=[[item_id(int(row)) for row in rows if row] for rows in candidates.rows]

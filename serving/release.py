@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.spec import FeatureSpec
+from ranking.runtime.calibration import Calibration
 from serving.deltas import Delta, Deltas, deltas_dir
 from serving.durable import hash_file, sync_tree
 from serving.errors import DeltaRefused, ReleaseDamaged, SpecMismatch
@@ -24,7 +25,7 @@ from serving.retrieval import Stage1
 logger = logging.getLogger(__name__)
 
 MANIFEST_FILE, POPULAR_FILE, TITLES_FILE = "manifest.json", "popular.json", "titles.json"
-RANKER_FILE, ITEM_STATES_FILE = "ranker.onnx", "item_states.npy"
+RANKER_FILE, ITEM_STATES_FILE, CALIBRATION_FILE = "ranker.onnx", "item_states.npy", "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Release:
         popular_item_ids: most popular first, for the fallback.
         titles: what a person calls each item.
         item_states: [R, Si, W] texts of items as the ranker has read them beforehand; None where it reads none so.
+        calibration: which probability a score of the ranker stands for; None where it has none.
         delta: number of the delta whose item aggregates it has; 0 as built.
     """
 
@@ -46,6 +48,7 @@ class Release:
     popular_item_ids: list[str]
     titles: Mapping[str, str]
     item_states: NDArray[np.int8] | None = None
+    calibration: Calibration | None = None
     delta: int = 0
 
     @classmethod
@@ -77,6 +80,7 @@ class Release:
             popular_item_ids=json.loads((path / POPULAR_FILE).read_text(encoding="utf-8")),
             titles=json.loads((path / TITLES_FILE).read_text(encoding="utf-8")),
             item_states=read_item_states(path),
+            calibration=Calibration.read(path / CALIBRATION_FILE) if (path / CALIBRATION_FILE).is_file() else None,
         )
         if delta is None:
             return built._with_newest()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from features.spec import FeatureSpec
 from features.transforms import QueryFeatures, single_precision
-from serving.answers import STAGES, Answer, ScoredItem
+from serving.answers import STAGES, Answer, ScoredItem, none_if_nan
 from serving.errors import InvalidRequest
 
 Tensors = dict[str, NDArray[Any]]
@@ -39,6 +39,7 @@ OUTPUTS = {
     "scores": "FP32",
     "retrieval_scores": "FP32",
     "retrieval_ranks": "INT32",
+    "probabilities": "FP32",
     "candidate_ids": "BYTES",
     "candidate_scores": "FP32",
     "release_id": "BYTES",
@@ -125,7 +126,10 @@ def decode_request(tensors: Mapping[str, NDArray[Any]], *, spec: FeatureSpec) ->
 
 
 def encode_answers(answers: Sequence[Answer]) -> Tensors:
-    """Tensors of one request's answers; shorter lists are padded with empty ids and minus infinity."""
+    """Tensors of one request's answers; shorter lists are padded with empty ids and minus infinity.
+
+    A probability that is missing is NaN.
+    """
     items = [answer.items for answer in answers]
     candidates = [answer.candidates for answer in answers]
     return {
@@ -135,6 +139,11 @@ def encode_answers(answers: Sequence[Answer]) -> Tensors:
             [[one.retrieval_score for one in row] for row in items], dtype=np.float32, padding=-np.inf
         ),
         "retrieval_ranks": _padded([[one.retrieval_rank for one in row] for row in items], dtype=np.int32, padding=0),
+        "probabilities": _padded(
+            [[np.nan if one.probability is None else one.probability for one in row] for row in items],
+            dtype=np.float32,
+            padding=np.nan,
+        ),
         "candidate_ids": _padded([[one[0].encode() for one in row] for row in candidates], dtype=object, padding=b""),
         "candidate_scores": _padded([[one[1] for one in row] for row in candidates], dtype=np.float32, padding=-np.inf),
         "release_id": _bytes([[answer.release_id.encode()] for answer in answers]),
@@ -145,7 +154,8 @@ def encode_answers(answers: Sequence[Answer]) -> Tensors:
 
 def decode_answers(tensors: Mapping[str, NDArray[Any]]) -> list[Answer]:
     """The reverse of `encode_answers`."""
-    item_columns = [tensors[name] for name in ("item_ids", "scores", "retrieval_scores", "retrieval_ranks")]
+    names = ("item_ids", "scores", "retrieval_scores", "retrieval_ranks", "probabilities")
+    item_columns = [tensors[name] for name in names]
     answers = []
     for row in range(len(tensors["item_ids"])):
         items = zip(*(column[row].tolist() for column in item_columns), strict=True)
@@ -153,8 +163,14 @@ def decode_answers(tensors: Mapping[str, NDArray[Any]]) -> list[Answer]:
         answers.append(
             Answer(
                 items=tuple(
-                    ScoredItem(item_id=item_id.decode(), score=score, retrieval_score=retrieved, retrieval_rank=rank)
-                    for item_id, score, retrieved, rank in items
+                    ScoredItem(
+                        item_id=item_id.decode(),
+                        score=score,
+                        retrieval_score=retrieved,
+                        retrieval_rank=rank,
+                        probability=none_if_nan(probability),
+                    )
+                    for item_id, score, retrieved, rank, probability in items
                     if item_id
                 ),
                 candidates=tuple((item_id.decode(), score) for item_id, score in candidates if item_id),

@@ -20,8 +20,24 @@ REPLY = {
     "request_id": "r",
     "query_id": "7",
     "items": [
-        {"item_id": "a", "rank": 1, "score": 1.5, "retrieval_score": 0.2, "retrieval_rank": 4, "title": "Ran"},
-        {"item_id": "b", "rank": 2, "score": -0.25, "retrieval_score": 0.9, "retrieval_rank": 1, "title": None},
+        {
+            "item_id": "a",
+            "rank": 1,
+            "score": 1.5,
+            "retrieval_score": 0.2,
+            "retrieval_rank": 4,
+            "probability": 0.25,
+            "title": "Ran",
+        },
+        {
+            "item_id": "b",
+            "rank": 2,
+            "score": -0.25,
+            "retrieval_score": 0.9,
+            "retrieval_rank": 1,
+            "probability": None,
+            "title": None,
+        },
     ],
     "candidates": None,
     "source": "model",
@@ -111,13 +127,21 @@ def test_an_overloaded_gateway_is_no_answer(gateway: Callable[..., Gateway]) -> 
 def test_a_reply_for_people_has_titles_scores_and_time() -> None:
     lines = reply_text(REPLY).splitlines()
     assert lines[0] == "query 7: source model, release 0123"
-    assert lines[1].split() == ["1.", "Ran", "ranker", "1.500,", "retrieval", "rank", "4"]
+    assert lines[1].split() == ["1.", "Ran", "ranker", "1.500", "(probability", "0.250),", "retrieval", "rank", "4"]
     assert lines[2].split() == ["2.", "b", "ranker", "-0.250,", "retrieval", "rank", "1"]  # its id for want of a title
     assert lines[3] == "12.3 ms in the gateway"
 
 
 def test_an_answer_of_the_fallback_is_marked_with_its_reason_and_has_no_scores() -> None:
-    item = {"item_id": "a", "rank": 1, "score": None, "retrieval_score": None, "retrieval_rank": None, "title": "Ran"}
+    item = {
+        "item_id": "a",
+        "rank": 1,
+        "score": None,
+        "retrieval_score": None,
+        "retrieval_rank": None,
+        "probability": None,
+        "title": "Ran",
+    }
     reply = {**REPLY, "items": [item], "source": "fallback", "fallback_reason": "unknown_query"}
     lines = reply_text(reply).splitlines()
     assert lines[0] == "query 7: source fallback (unknown_query), release 0123"

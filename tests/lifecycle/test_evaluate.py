@@ -199,3 +199,15 @@ def test_popularity_shows_least_of_the_catalogue_and_what_most_know(report: Repo
     least = report.variety["popularity"]
     assert 0 < least["coverage@10"] < report.variety["ease"]["coverage@10"] < 1
     assert least["novelty@10"] < report.variety["ease"]["novelty@10"]
+
+
+def test_the_probabilities_of_both_rankers_are_measured_bin_by_bin(smoke_run: Path) -> None:
+    directory = smoke_run / "demo" / "evaluation"
+    report = read_report(directory / "report.json")
+    assert set(report.calibration) == {"fused_student", "fused_lightgbm"}
+    for own in report.calibration.values():
+        assert own["ece"].value < own["ece_of_scores"].value
+        assert own["log_loss"].value < own["log_loss_of_scores"].value
+    rows = list(csv.DictReader((directory / "calibration.csv").read_text().splitlines()))
+    assert {row["system"] for row in rows} == set(report.calibration)
+    assert (directory / "calibration.png").read_bytes().startswith(b"\x89PNG")

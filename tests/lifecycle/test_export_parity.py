@@ -95,6 +95,7 @@ def test_the_gates_of_a_run_compared_what_they_should(smoke_run: Path, smoke_con
     assert f"ranker_dense.item_count_7d: {num_events} events compared, 0 differ" in printed
     assert f"recommended_ids: {num_events} events compared, 0 differ" in printed
     assert f"recommended_scores: {num_events} events compared, 0 differ" in printed
+    assert f"recommended_probabilities: {num_events} events compared, 0 differ" in printed
     # 64 requests with the 50 candidates each that this run ranks
     assert "retrieved_rows: 3200 compared, 0 differ" in printed
     assert json.loads((smoke_run / "demo" / "release" / "manifest.json").read_text())["release_id"] in printed

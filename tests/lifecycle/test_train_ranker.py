@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,16 +7,17 @@ import onnxruntime
 import pytest
 
 from features.dataset import Dataset
-from features.requests import each_event
+from features.requests import PastRequests, each_event
 from lifecycle.candidates import StageOne
 from lifecycle.cuts import FOLD
 from lifecycle.export_parity import scorer_of
 from lifecycle.systems import as_served
-from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, TEACHER, check_num_ranked
+from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, TEACHER, calibrate, check_num_ranked
 from ranking.data import RankerLists
 from ranking.decomposed import DecomposedRanker
 from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
+from ranking.runtime.calibration import Calibration
 from ranking.scoring import scores_by_part
 from serving.release import read_item_states
 
@@ -30,11 +32,19 @@ def ranker_dir(smoke_run: Path) -> Path:
 @pytest.fixture(scope="module")
 def lists(smoke_run: Path, smoke_dataset: Dataset) -> RankerLists:
     """Five lists as the rankers learnt from."""
-    demo = smoke_run / "demo"
+    return lists_of(each_event(smoke_dataset, "ranking").take(slice(5)), dataset=smoke_dataset, demo=smoke_run / "demo")
+
+
+@pytest.fixture(scope="module")
+def validation(smoke_run: Path, smoke_dataset: Dataset) -> RankerLists:
+    """All lists of validation."""
+    return lists_of(each_event(smoke_dataset, "validation"), dataset=smoke_dataset, demo=smoke_run / "demo")
+
+
+def lists_of(asked: PastRequests, *, dataset: Dataset, demo: Path) -> RankerLists:
     stage_one = StageOne.open(FOLD, towers_dir=demo / "towers", index_dir=demo / "index")
-    asked = each_event(smoke_dataset, "ranking").take(slice(5))
-    days = smoke_dataset.days(FOLD.splits)
-    requests = stage_one.ask(smoke_dataset, asked, days=days, num_candidates=50)
+    days = dataset.days(FOLD.splits)
+    requests = stage_one.ask(dataset, asked, days=days, num_candidates=50)
     return stage_one.lists(requests, days=days, num_ranked=50)
 
 
@@ -84,6 +94,29 @@ def test_the_teacher_reads_the_text_and_the_dense_part_alone_does_not(ranker_dir
     for name, reads_text in ((TEACHER, True), ("dense", False)):
         text_part = scores_by_part(load_ranker(ranker_dir / name), lists.take(np.arange(1)))[1]
         assert text_part.any() == reads_text, name
+
+
+@pytest.mark.parametrize("name", [GRADIENT_BOOSTING, STUDENT])
+def test_what_can_be_released_promises_as_much_as_is_chosen_on_validation(
+    name: str, ranker_dir: Path, validation: RankerLists
+) -> None:
+    if name == GRADIENT_BOOSTING:
+        scores = BoostedTrees.load(ranker_dir / name).score(validation.dense)
+    else:
+        scores = np.add(*scores_by_part(load_ranker(ranker_dir / name), validation))
+    probabilities = Calibration.read(ranker_dir / name / "calibration.json").probabilities(scores)[validation.present]
+    chosen = validation.relevance[validation.present] > 0
+    # A line of highest likelihood has the mean of what it was fitted on, and tells apart what was chosen.
+    assert probabilities.mean() == pytest.approx(chosen.mean(), rel=0.02)
+    assert probabilities[chosen].mean() > 1.2 * probabilities[~chosen].mean()
+
+
+def test_lists_in_which_nothing_was_chosen_leave_no_calibration(lists: RankerLists, tmp_path: Path) -> None:
+    nothing = replace(lists, relevance=np.zeros_like(lists.relevance))
+    path = tmp_path / "calibration.json"
+    path.write_text("of another training")
+    calibrate(lists.dense[:, :, 0], nothing, path=path)
+    assert not path.exists()
 
 
 def test_the_students_layers_are_its_teachers(ranker_dir: Path) -> None:

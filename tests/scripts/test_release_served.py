@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from features.dataset import Dataset
@@ -66,6 +67,7 @@ def test_triton_answers_what_the_pipeline_in_this_process_does(
             assert [item.item_id for item in answer.items] == wanted.item_ids[0]
             assert [item.score for item in answer.items] == pytest.approx(wanted.scores[0].tolist(), abs=1e-5)
             assert [item.retrieval_rank for item in answer.items] == wanted.retrieval_ranks[0].tolist()
+            np.testing.assert_allclose([item.probability for item in answer.items], wanted.probabilities[0], atol=1e-5)
             assert answer.release_id == smoke_pipeline.release.release_id
 
 
@@ -79,6 +81,7 @@ def test_over_http_a_query_alone_gets_the_same_answer(
         assert (reply["source"], reply["fallback_reason"]) == ("model", None)
         assert [item["item_id"] for item in reply["items"]] == wanted.item_ids[0]
         assert [item["score"] for item in reply["items"]] == pytest.approx(wanted.scores[0].tolist(), abs=1e-5)
+        np.testing.assert_allclose([item["probability"] for item in reply["items"]], wanted.probabilities[0], atol=1e-5)
         titles = smoke_pipeline.release.titles
         assert [item["title"] for item in reply["items"]] == [titles[item_id] for item_id in wanted.item_ids[0]]
 

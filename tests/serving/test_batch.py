@@ -31,6 +31,7 @@ class FakePipeline:
         return Recommendations(
             item_ids=[[f"{name}-{place}" for place in range(k)] for name in first],
             scores=scores,
+            probabilities=scores,
             retrieval_scores=scores,
             retrieval_ranks=[np.arange(1, k + 1) for _ in first],
             candidate_ids=[[name] for name in first] if with_candidates else [],

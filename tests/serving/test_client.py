@@ -34,8 +34,9 @@ def expected(pipeline: Pipeline, queries: QueryFeatures, *, k: int) -> list[Answ
 def assert_same(got: Answer, wanted: Answer) -> None:
     assert [item.item_id for item in got.items] == [item.item_id for item in wanted.items]
     assert [item.retrieval_rank for item in got.items] == [item.retrieval_rank for item in wanted.items]
-    for name in ("score", "retrieval_score"):
-        ours, theirs = ([getattr(item, name) for item in answer.items] for answer in (got, wanted))
+    for name in ("score", "retrieval_score", "probability"):
+        # A missing probability is None, here NaN.
+        ours, theirs = (np.array([getattr(i, name) for i in answer.items], dtype=float) for answer in (got, wanted))
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
     assert (got.release_id, got.delta) == (wanted.release_id, wanted.delta)
 

@@ -31,7 +31,7 @@ SETTINGS = GatewaySettings(release_dir=Path("r"), online_store_dir=Path("s"), de
 JSON = {"content-type": "application/json"}
 POPULAR = [f"p{place}" for place in range(200)]
 ANSWER = Answer(
-    items=(ScoredItem("i2", 0.75, 1.5, 2), ScoredItem("i1", 0.5, 2.5, 1)),
+    items=(ScoredItem("i2", 0.75, 1.5, 2, 0.25), ScoredItem("i1", 0.5, 2.5, 1)),
     candidates=(("i1", 2.5), ("i2", 1.5)),
     release_id="r7",
     delta=3,
@@ -135,13 +135,22 @@ def test_a_known_query_gets_the_models_answer() -> None:
     assert response.headers["x-request-id"] == "abc-1"
     body = response.json()
     assert body["items"] == [
-        {"item_id": "i2", "rank": 1, "score": 0.75, "retrieval_score": 1.5, "retrieval_rank": 2, "title": None},
+        {
+            "item_id": "i2",
+            "rank": 1,
+            "score": 0.75,
+            "retrieval_score": 1.5,
+            "retrieval_rank": 2,
+            "probability": 0.25,
+            "title": None,
+        },
         {
             "item_id": "i1",
             "rank": 2,
             "score": 0.5,
             "retrieval_score": 2.5,
             "retrieval_rank": 1,
+            "probability": None,
             "title": "Brazil (1985)",
         },
     ]
@@ -191,6 +200,7 @@ def test_an_unknown_query_gets_popular_items_marked_so() -> None:
         "score": None,
         "retrieval_score": None,
         "retrieval_rank": None,
+        "probability": None,
         "title": "Alien (1979)",
     }
     assert engine.asked == []

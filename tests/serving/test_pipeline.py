@@ -1,6 +1,6 @@
 import shutil
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from serving.answers import STAGES
 from serving.errors import ReleaseDamaged
 from serving.models import TowerArrays
 from serving.pipeline import Pipeline, Recommendations
+from serving.release import Release
 from serving.settings import PipelineSettings
 
 NUM_ITEMS, D = 300, 8
@@ -138,6 +139,28 @@ def test_the_ranker_decides_and_what_it_did_not_see_follows_below(
         assert found.retrieval_ranks[n].tolist() == [2, 3, 1, 4, 5]
         assert found.scores[n].tolist() == [5.0, 3.0, 1.0, 0.0, -1.0]
         assert found.item_ids[n] == [found.candidate_ids[n][place] for place in (1, 2, 0, 3, 4)]
+
+
+def test_what_was_ranked_has_the_probability_of_its_score_and_what_was_not_has_none(
+    recommend_by: Callable[..., Recommendations],
+) -> None:
+    # the odds of a score are 4 ** score: 1024, 8 and 1
+    found = recommend_by([1.5, 5.0, 0.0], num_candidates=5, histories=[["i1"], []])
+    for n in range(2):
+        assert found.scores[n].tolist() == [5.0, 1.5, 0.0, -1.0, -2.0]
+        np.testing.assert_allclose(found.probabilities[n], [1024 / 1025, 8 / 9, 0.5, np.nan, np.nan], rtol=1e-6)
+
+
+def test_a_release_without_a_calibration_has_no_probabilities(tiny_release: Path, build_queries: BuildQueries) -> None:
+    release = replace(Release.open(tiny_release), calibration=None)
+    pipeline = Pipeline(
+        release=release,
+        models=FakeModels([1.0, 2.0]),
+        settings=PipelineSettings(num_candidates=3, num_ranked=2),
+    )
+    found = pipeline.recommend(build_queries([[]]), k=3)
+    assert np.isnan(found.probabilities[0]).all()
+    assert np.isfinite(found.scores[0]).all()
 
 
 def test_equal_scores_keep_the_order_of_retrieval(recommend_by: Callable[..., Recommendations]) -> None:

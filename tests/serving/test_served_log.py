@@ -62,7 +62,13 @@ def test_a_record_comes_back_with_its_exact_features(tmp_path: Path) -> None:
 
     assert "NaN" not in path.read_text()
     assert kept["answer"]["candidates"] == [["i9", 1.5], ["i2", -2.5]]
-    assert kept["answer"]["items"][0] == {"item_id": "i2", "score": 0.1, "retrieval_score": -2.5, "retrieval_rank": 7}
+    assert kept["answer"]["items"][0] == {
+        "item_id": "i2",
+        "score": 0.1,
+        "retrieval_score": -2.5,
+        "retrieval_rank": 7,
+        "probability": None,
+    }
     assert kept["release_id"] == "r1"
     assert kept["answer"]["delta"] == 4
     again = features_of(kept)

@@ -180,7 +180,7 @@ def answer(*items: ScoredItem, candidates: tuple[tuple[str, float], ...] = ()) -
 
 def test_answers_of_different_lengths_survive_the_wire() -> None:
     answers = [
-        answer(ScoredItem("a", 0.5, 2.0, 4), ScoredItem("ü", 0.25, 3.0, 1), candidates=(("ü", 3.0),)),
+        answer(ScoredItem("a", 0.5, 2.0, 4, 0.125), ScoredItem("ü", 0.25, 3.0, 1), candidates=(("ü", 3.0),)),
         answer(ScoredItem("c", -0.5, 1.0, 1)),
         answer(),
     ]
@@ -189,6 +189,7 @@ def test_answers_of_different_lengths_survive_the_wire() -> None:
 
     assert list(encoded) == list(wire.OUTPUTS)
     assert encoded["scores"].tolist() == [[0.5, 0.25], [-0.5, -math.inf], [-math.inf, -math.inf]]
+    np.testing.assert_array_equal(encoded["probabilities"], [[0.125, math.nan], [math.nan] * 2, [math.nan] * 2])
     assert wire.decode_answers(encoded) == answers
 
 

@@ -21,7 +21,8 @@ from features.statistics import STATISTICS, ItemStatistics
 from features.text import TextTokenizer
 from features.transforms import item_inputs
 from features.vocab import EVENT, FIRST, ITEM_ID, NumberScale, Vocabularies, Vocabulary
-from serving.release import POPULAR_FILE, TITLES_FILE, seal
+from ranking.runtime.calibration import Calibration
+from serving.release import CALIBRATION_FILE, POPULAR_FILE, TITLES_FILE, seal
 from serving.retrieval import INDEX_FILE, NEIGHBOUR_WEIGHTS, RETRIEVERS, SCORES, write_index, write_tables
 from towers.index.build import FlatBuilder
 from towers.retrievers.blend import Blend
@@ -46,6 +47,7 @@ FUSION = Fusion(
     quotas=dict(zip(RETRIEVERS, (NUM_ITEMS, 20, 20, 20, 20, 20), strict=True)),
 )
 BLEND = Blend(learned=0.9, bags=(0.4, -0.2, 0.3), popularity=(-0.5, 0.25, 0.5, 1.0))
+CALIBRATION = Calibration(slope=float(np.log(4.0)), intercept=0.0)
 TEXT = TextLayout(history_items=2, history_tokens=3, candidate_tokens=5)
 
 
@@ -74,6 +76,7 @@ def build_tiny_release(directory: Path, *, generator: np.random.Generator) -> No
     )
     (directory / POPULAR_FILE).write_text(json.dumps(item_ids[:50]))
     (directory / TITLES_FILE).write_text(json.dumps({item_id: f"Film {item_id}" for item_id in item_ids}))
+    CALIBRATION.write(directory / CALIBRATION_FILE)
     _Models(directory, generator=generator).write(num_dense=len(spec.names("ranker", "number")))
     seal(directory, facts={"spec_hash": spec.hash})
 
