@@ -140,18 +140,18 @@ class RankerTraining:
         """Train all rankers into `out_dir`."""
         served = {split: self.lists(split) for split in ("ranking", "validation")}
         learning, deciding = (self.with_new_items(split, own) for split, own in served.items())
-        everything = RankerLists.joined([learning, deciding])
-        first = out_dir / NO_REFIT
-        trees = self._trees(first, lambda: self.gradient_boosting.fit(learning, deciding, feature_names=self._names))
-        rounds = trees.mean_rounds
-        self._trees(
-            out_dir,
-            lambda: self.gradient_boosting.fit_rounds(everything, num_rounds=rounds, feature_names=self._names),
-        )
-        learnable, all_learnable = learning.learnable(), everything.learnable()
+        num_served, num_lists = sum(map(len, served.values())), len(learning) + len(deciding)
+        first, names = out_dir / NO_REFIT, self.spec.names("ranker", "number")
+        trees = self._trees(first, lambda: self.gradient_boosting.fit(learning, deciding, feature_names=names))
+        learnable = learning.learnable()
+        all_learnable = RankerLists.joined([learnable, deciding.learnable()])
         logger.info(
             "ranker: %d lists hold a chosen item; %d of them are learnt from before the others have decided",
             *(len(all_learnable), len(learnable)),
+        )
+        rounds = trees.mean_rounds
+        released = self._trees(
+            out_dir, lambda: self.gradient_boosting.fit_rounds(all_learnable, num_rounds=rounds, feature_names=names)
         )
         dense = self._dense(first, learnable)
         teacher = self._fitted(out_dir / TEACHER, lambda: self._fit_teacher(dense, learnable))
@@ -164,14 +164,14 @@ class RankerTraining:
             out_dir / STUDENT, lambda: self._refit_student(teacher, all_learnable, taught, out_dir, first)
         )
         export_ranker(refit, out_dir / STUDENT / RANKER_FILE, spec_hash=self.spec.hash)
-        released = BoostedTrees.load(out_dir / GRADIENT_BOOSTING)
         released.export_onnx(out_dir / GRADIENT_BOOSTING / RANKER_FILE, spec_hash=self.spec.hash)
         some = self._some(served["validation"], MOST_CALIBRATED)
         calibrate(trees.score(some.dense), some, path=out_dir / GRADIENT_BOOSTING / CALIBRATION_FILE)
         calibrate(np.add(*scores_by_part(student, some)), some, path=out_dir / STUDENT / CALIBRATION_FILE)
         facts = {
             "num_ranked": self.num_ranked,
-            "lists": len(everything),
+            "lists": num_served,
+            "lists_of_new_items": num_lists - num_served,
             "learnable_lists": len(all_learnable),
             "importance": released.importance(),
         }
@@ -216,10 +216,6 @@ class RankerTraining:
             out_dir.mkdir(parents=True, exist_ok=True)
             fit().save(directory)
         return BoostedTrees.load(directory)
-
-    @property
-    def _names(self) -> tuple[str, ...]:
-        return self.spec.names("ranker", "number")
 
     def _dense(self, out_dir: Path, lists: RankerLists) -> AnyRanker:
         """The ranker of dense features alone, whose scores every other one starts from."""
