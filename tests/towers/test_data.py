@@ -203,8 +203,9 @@ def order_of(data: TowerData) -> list[list[int]]:
     return [batch[-2][:, -1].tolist() for batch in data.train_dataloader()]
 
 
-def in_epoch(data: TowerData, epoch: int) -> TowerData:
-    data.trainer = SimpleNamespace(current_epoch=epoch)  # type: ignore[assignment]
+def in_epoch(data: TowerData, epoch: int, *, rank: int = 0, ranks: int = 1) -> TowerData:
+    trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank, world_size=ranks)
+    data.trainer = trainer  # type: ignore[assignment]
     return data
 
 
@@ -213,6 +214,14 @@ def test_an_epoch_shows_every_window_once(world):
     batches = order_of(data)
     assert [len(batch) for batch in batches] == [6, 6, 6, 2]  # 10 queries of 2 windows
     assert sorted(row for batch in batches for row in batch) == sorted(data.windows.targets[:, -1].tolist())
+
+
+def test_ranks_share_an_epoch_in_equal_parts(world):
+    data = world.data(batch_size=6)
+    whole = [row for batch in order_of(in_epoch(data, 2)) for row in batch]
+    parts = [[row for batch in order_of(in_epoch(data, 2, rank=rank, ranks=3)) for row in batch] for rank in range(3)]
+    assert [len(part) for part in parts] == [6, 6, 6]  # 20 windows, of which 2 would be more than others have
+    assert sorted(row for part in parts for row in part) == sorted(whole[:18])
 
 
 def test_the_parts_of_a_batch_belong_together(world):
