@@ -3,8 +3,8 @@
 Owns which rankers there are, their training from one teacher, and the rows of the frontier. How one is trained is
 train_ranker.py's, what a row means on a figure evaluation/frontier.py's.
 
-Weights of ensembles, and trees that have a student's score as a feature, are learnt from lists of validation with the
-scores that rankers gave before their refit, which had not seen these; what is measured are test requests.
+All rankers learn from the lists of the split ranking; weights of ensembles, and trees that have a student's score as a
+feature, from those of validation, which no student has seen; what is measured are test requests.
 """
 
 # Shapes: N lists of C candidates, F dense features.
@@ -30,11 +30,9 @@ from features.transforms import RankerInputs
 from lifecycle.candidates import Requests, StageOne
 from lifecycle.list_weights import list_weights
 from lifecycle.systems import as_retrieved, as_served, reordered, served_scorer
-from lifecycle.train_ranker import GRADIENT_BOOSTING, NO_REFIT, STUDENT, TEACHER, RankerTraining, StudentRecipe
+from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, RankerTraining, StudentRecipe
 from ranking.data import RankerLists
-from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
-from ranking.scoring import scores_by_part
 from serving.models import OnnxModels
 from serving.release import RANKER_FILE, read_item_states
 from serving.retrieval import QUERY_TOWER_FILE
@@ -78,9 +76,7 @@ class RankerBench:
     def rows(self, out_dir: Path) -> Iterator[dict[str, Any]]:
         """Rows of the frontier, one a ranker, precision and number of candidates re-ordered."""
         test, lists, asked = self._test_lists()
-        # What is fitted on validation is fitted on scores of rankers that did not learn from it.
         validation = self.training.lists("validation")
-        first_trees = BoostedTrees.load(self.ranker_dir / NO_REFIT / GRADIENT_BOOSTING)
         trees_dir = self.ranker_dir / GRADIENT_BOOSTING
         trees = BoostedTrees.load(trees_dir)
         of_trees = trees.score(lists.dense)
@@ -102,12 +98,10 @@ class RankerBench:
                     name, precision, scores, test, asked, known, times=times, served_by=served, bytes_an_item=size
                 )
             fp32 = self._scorer(directory, RANKER_FILE)
-            of_test = fp32(lists)
-            first = load_ranker(directory.parent / NO_REFIT / STUDENT)
-            of_validation = np.add(*scores_by_part(first, validation)).astype(np.float32)
+            of_test, of_validation = fp32(lists), fp32(validation)
             removed = fp32(dataclasses.replace(lists, dense=np.full_like(lists.dense, np.nan)))
             yield self._row(f"{name}, dense features removed", "fp32", self._values(test, removed, asked), known)
-            weights = list_weights([of_validation, first_trees.score(validation.dense)], validation)
+            weights = list_weights([of_validation, trees.score(validation.dense)], validation)
             both = (weights[0] * of_test + weights[1] * of_trees).astype(np.float32)
             times = {num: ms + tree_times[num] for num, ms in self._times(directory, RANKER_FILE, lists).items()}
             yield self._row(f"{name} + lightgbm", "fp32", self._values(test, both, asked), known, times=times)
@@ -126,10 +120,9 @@ class RankerBench:
     def _student(self, name: str, recipe: StudentRecipe, out_dir: Path) -> Path:
         """Its directory, trained unless it was; the other rankers are the run's."""
         directory = out_dir / "students" / name
-        for part in (GRADIENT_BOOSTING, "dense", TEACHER):
-            for own in (part, f"{NO_REFIT}/{part}"):
-                if (self.ranker_dir / own).is_dir() and not (directory / own).is_dir():
-                    shutil.copytree(self.ranker_dir / own, directory / own)
+        for part in (GRADIENT_BOOSTING, "dense", "teacher"):
+            if not (directory / part).is_dir():
+                shutil.copytree(self.ranker_dir / part, directory / part)
         started = time.perf_counter()
         if not (directory / STUDENT / RANKER_FILE).is_file():
             dataclasses.replace(self.training, student=recipe).run(directory)

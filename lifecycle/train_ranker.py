@@ -1,15 +1,10 @@
 """Step train_ranker: lists from out-of-fold candidates, gradient boosting, the teacher, and its distilled student.
 
 Owns the order of these and what a ranker directory holds: gradient_boosting/, teacher/, student/ and training.json.
-What can be released, trees and student, has a calibration.json beside it. Each part that is complete is kept when a
-killed run goes on.
-
-Trees and student are trained twice. The first time, in no_refit/, they learn from lists of the split `ranking`, and
-those of validation decide: the trees' rounds, how much a student's text counts, which probability a score stands for.
-Then they learn from both, and nothing is decided any more.
+What can be released, trees and student, has a calibration.json beside it.
+Each part that is complete is kept when a killed run goes on.
 """
 
-import copy
 import json
 import logging
 from collections.abc import Callable
@@ -24,7 +19,6 @@ from numpy.typing import NDArray
 
 from features.dataset import Dataset
 from features.protocol import RequestProtocol
-from features.requests import PastRequests
 from features.spec import FeatureSpec
 from features.text import TextTokenizer
 from lifecycle.candidates import StageOne
@@ -52,7 +46,6 @@ logger = logging.getLogger(__name__)
 AnyRanker = Ranker | DecomposedRanker
 
 GRADIENT_BOOSTING, TEACHER, STUDENT = "gradient_boosting", "teacher", "student"
-NO_REFIT, WEIGHTS_FILE = "no_refit", "weights.json"
 
 MOST_WEIGHED = 500  # lists of validation; a cross-encoder takes seconds for ten
 MOST_CALIBRATED = 2000  # likewise, though evaluation has the student score as many
@@ -138,91 +131,52 @@ class RankerTraining:
 
     def run(self, out_dir: Path) -> None:
         """Train all rankers into `out_dir`."""
-        served = {split: self.lists(split) for split in ("ranking", "validation")}
-        learning, deciding = (self.with_new_items(split, own) for split, own in served.items())
-        num_served, num_lists = sum(map(len, served.values())), len(learning) + len(deciding)
-        first, names = out_dir / NO_REFIT, self.spec.names("ranker", "number")
-        trees = self._trees(first, lambda: self.gradient_boosting.fit(learning, deciding, feature_names=names))
-        learnable = learning.learnable()
-        all_learnable = RankerLists.joined([learnable, deciding.learnable()])
-        logger.info(
-            "ranker: %d lists hold a chosen item; %d of them are learnt from before the others have decided",
-            *(len(all_learnable), len(learnable)),
+        train, validation = (self.lists(split) for split in ("ranking", "validation"))
+        trees_dir = out_dir / GRADIENT_BOOSTING
+        if not trees_dir.is_dir():
+            names = self.spec.names("ranker", "number")
+            self.gradient_boosting.fit(train, validation, feature_names=names).save(trees_dir)
+        # What learns sees the lists of the split ranking, what decides those of validation: the trees' rounds, how much
+        # a student's text counts, and which probability a score stands for.
+        learnable = train.learnable()
+        logger.info("ranker: %d lists hold a chosen item and are learnt from", len(learnable))
+        dense = self._fitted(
+            out_dir / "dense",
+            lambda: self._fit(self._ranker(None, dropout=self.dense_fit.dropout), learnable, self.dense_fit),
         )
-        rounds = trees.mean_rounds
-        released = self._trees(
-            out_dir, lambda: self.gradient_boosting.fit_rounds(all_learnable, num_rounds=rounds, feature_names=names)
-        )
-        dense = self._dense(first, learnable)
         teacher = self._fitted(out_dir / TEACHER, lambda: self._fit_teacher(dense, learnable))
-        taught = self._teacher_scores(teacher, learnable)
         student = self._fitted(
-            first / STUDENT,
-            lambda: self._decided(self._fit_student(dense, teacher, learnable, taught), deciding, first),
+            out_dir / STUDENT, lambda: self._fit_student(dense, teacher, learnable, validation, out_dir / STUDENT)
         )
-        refit = self._fitted(
-            out_dir / STUDENT, lambda: self._refit_student(teacher, all_learnable, taught, out_dir, first)
-        )
-        export_ranker(refit, out_dir / STUDENT / RANKER_FILE, spec_hash=self.spec.hash)
-        released.export_onnx(out_dir / GRADIENT_BOOSTING / RANKER_FILE, spec_hash=self.spec.hash)
-        some = self._some(served["validation"], MOST_CALIBRATED)
-        calibrate(trees.score(some.dense), some, path=out_dir / GRADIENT_BOOSTING / CALIBRATION_FILE)
+        export_ranker(student, out_dir / STUDENT / RANKER_FILE, spec_hash=self.spec.hash)
+        trees = BoostedTrees.load(trees_dir)
+        trees.export_onnx(trees_dir / RANKER_FILE, spec_hash=self.spec.hash)
+        some = self._some(validation, MOST_CALIBRATED)
+        calibrate(trees.score(some.dense), some, path=trees_dir / CALIBRATION_FILE)
         calibrate(np.add(*scores_by_part(student, some)), some, path=out_dir / STUDENT / CALIBRATION_FILE)
         facts = {
             "num_ranked": self.num_ranked,
-            "lists": num_served,
-            "lists_of_new_items": num_lists - num_served,
-            "learnable_lists": len(all_learnable),
-            "importance": released.importance(),
+            "lists": len(train),
+            "learnable_lists": len(learnable),
+            "importance": trees.importance(),
         }
         write_json(out_dir / SUMMARY_FILE, facts)
 
     def lists(self, split: str) -> RankerLists:
         """Candidates of stage 1 for the requests of a split, with what was then chosen."""
-        return self._lists_of(self._asked(split))
-
-    def with_new_items(self, split: str, served: RankerLists) -> RankerLists:
-        """A second list for each request, of items that are new to it, beside the served ones.
-
-        Where a query may be given again what it had, new items are few in what is served, and seldom chosen: from such
-        lists alone a ranker does not learn in which order they belong.
-        """
-        if not self.protocol.repeats:
-            return served
-        asked = self._asked(split)
-        new = asked.only(~asked.had)
-        return RankerLists.joined([served, self._lists_of(new, excluded=new.seen_rows(self.dataset))])
-
-    def _asked(self, split: str) -> PastRequests:
+        known = self.stage_one.cut.splits
         asked = self.protocol.looked_for(
             self.protocol.asked(self.dataset, split, days=self.request_days),
-            recommendable=self.protocol.recommendable(self.dataset, self.stage_one.cut.splits),
+            recommendable=self.protocol.recommendable(self.dataset, known),
         )
         if not len(asked):
             raise ValueError(
                 f"the ranker learns from requests of the splits ranking and validation, but {split} has none: give it "
                 "events by the settings of dataset.split"
             )
-        return asked
-
-    def _lists_of(self, asked: PastRequests, *, excluded: NDArray[np.int64] | None = None) -> RankerLists:
-        days = self.protocol.item_days(self.dataset, self.stage_one.cut.splits)
-        requests = self.stage_one.ask(self.dataset, asked, days=days, num_candidates=self.num_ranked, excluded=excluded)
+        days = self.protocol.item_days(self.dataset, known)
+        requests = self.stage_one.ask(self.dataset, asked, days=days, num_candidates=self.num_ranked)
         return self.stage_one.lists(requests, days=days, num_ranked=self.num_ranked)
-
-    def _trees(self, out_dir: Path, fit: Callable[[], BoostedTrees]) -> BoostedTrees:
-        directory = out_dir / GRADIENT_BOOSTING
-        if not directory.is_dir():
-            out_dir.mkdir(parents=True, exist_ok=True)
-            fit().save(directory)
-        return BoostedTrees.load(directory)
-
-    def _dense(self, out_dir: Path, lists: RankerLists) -> AnyRanker:
-        """The ranker of dense features alone, whose scores every other one starts from."""
-        return self._fitted(
-            out_dir / "dense",
-            lambda: self._fit(self._ranker(None, dropout=self.dense_fit.dropout), lists, self.dense_fit),
-        )
 
     def _fitted(self, directory: Path, fit: Callable[[], AnyRanker]) -> AnyRanker:
         if not (directory / "ranker.json").is_file():
@@ -257,56 +211,44 @@ class RankerTraining:
         return self._fit(teacher, lists, recipe.fit)
 
     def _fit_student(
-        self, dense: AnyRanker, teacher: AnyRanker, lists: RankerLists, teacher_scores: NDArray[np.float32]
+        self, dense: AnyRanker, teacher: AnyRanker, lists: RankerLists, validation: RankerLists, directory: Path
     ) -> AnyRanker:
-        """A student of dense features as in `dense`, with a part from text that the teacher's scores shape."""
+        if not isinstance(teacher, Ranker) or teacher.encoder is None:
+            raise ValueError("the teacher has no text encoder, so there is nothing to distil: train it again")
         recipe, items = self.student, self.stage_one.stage1.items
-        student = recipe.form.build(_encoder_of(teacher), head=self._head, dropout=recipe.fit.dropout)
+        student = recipe.form.build(teacher.encoder.cpu(), head=self._head, dropout=recipe.fit.dropout)
         student.take_dense_part(dense)
         if isinstance(student, DecomposedRanker):
             num_tokens = items.text_tokens.shape[1] + 1
             check_budget(student.encoder, num_items=len(items.item_id), num_tokens=num_tokens)
-        return self._fit(student, lists, recipe.fit, teacher_scores=teacher_scores)
-
-    def _decided(self, student: AnyRanker, deciding: RankerLists, out_dir: Path) -> AnyRanker:
-        """Give the text the weight that lists which nothing was learnt from give it: nothing, where it adds nothing."""
-        lists = self._some(deciding, MOST_WEIGHED).learnable()
-        dense, text = 1.0, 1.0
-        try:
-            dense, text = list_weights(scores_by_part(student, lists), lists).tolist()
-        except NothingToFit as error:
-            logger.warning("ranker: the student's parts keep their weights (%s)", error)
-        student.weigh(dense=dense, text=text)
-        logger.info("student: weights %.3g of dense features, %.3g of text, by %d lists", dense, text, len(lists))
-        write_json(out_dir / WEIGHTS_FILE, {"dense": dense, "text": text})
-        return student
-
-    def _refit_student(
-        self, teacher: AnyRanker, lists: RankerLists, taught: NDArray[np.float32], out_dir: Path, first: Path
-    ) -> AnyRanker:
-        """The student of all lists, in the weights that were decided; `taught` are scores of the first of them."""
-        scores = np.full(lists.candidate_rows.shape, np.nan, dtype=np.float32)
-        scores[: len(taught)] = taught
-        student = self._fit_student(self._dense(out_dir, lists), teacher, lists, scores)
-        student.weigh(**json.loads((first / WEIGHTS_FILE).read_text()))
+        self._fit(student, lists, recipe.fit, teacher_scores=self._teacher_scores(teacher, lists))
+        self._weigh(student, validation)
         if isinstance(student, DecomposedRanker):
-            directory = out_dir / STUDENT
             directory.mkdir(parents=True, exist_ok=True)
             write_item_states(
                 student.encoder,
                 directory / ITEM_STATES_FILE,
-                text_tokens=self.stage_one.stage1.items.text_tokens,
+                text_tokens=items.text_tokens,
                 sep=self.stage_one.stage1.special_tokens[1],
             )
         return student
 
+    def _weigh(self, student: AnyRanker, validation: RankerLists) -> None:
+        """Give the text the weight that lists which nothing was learnt from give it: nothing, where it adds nothing."""
+        lists = self._some(validation, MOST_WEIGHED).learnable()
+        try:
+            weights = list_weights(scores_by_part(student, lists), lists)
+        except NothingToFit as error:
+            logger.warning("ranker: the student's parts keep their weights (%s)", error)
+            return
+        student.weigh(dense=float(weights[0]), text=float(weights[1]))
+        logger.info("student: weights %.3g of dense features, %.3g of text, by %d lists", *weights, len(lists))
+
     def _some(self, lists: RankerLists, most: int) -> RankerLists:
         return lists.take(np.sort(np.random.default_rng(self.seed).permutation(len(lists))[:most]))
 
-    def _teacher_scores(self, teacher: AnyRanker, lists: RankerLists) -> NDArray[np.float32]:
+    def _teacher_scores(self, teacher: Ranker, lists: RankerLists) -> NDArray[np.float32]:
         """[N, C] scores, NaN where the teacher was not asked."""
-        if not isinstance(teacher, Ranker):
-            raise ValueError("the teacher is no cross-encoder, so there is nothing to distil: train it again")
         generator = np.random.default_rng(self.seed)
         numbers, places = lists.samples(num_negatives=self.teacher.scored_negatives, generator=generator)
         chosen = np.sort(generator.permutation(len(numbers))[: self.teacher.scored_lists])
@@ -363,12 +305,6 @@ class RankerTraining:
     @property
     def _tokenizer(self) -> TextTokenizer:
         return TextTokenizer(checkpoint_directory(self.teacher.checkpoint) / TOKENIZER_FILE)
-
-
-def _encoder_of(teacher: AnyRanker) -> ClsEncoder:
-    if not isinstance(teacher, Ranker) or teacher.encoder is None:
-        raise ValueError("the teacher has no text encoder, so there is nothing to distil: train it again")
-    return copy.deepcopy(teacher.encoder).cpu()
 
 
 def calibrate(scores: NDArray[np.float32], lists: RankerLists, *, path: Path) -> None:

@@ -119,11 +119,6 @@ class BoostedTrees:
         shaped: NDArray[np.float32] = scores.reshape(dense.shape[:2]).astype(np.float32)
         return shaped
 
-    @property
-    def mean_rounds(self) -> int:
-        """Rounds of a booster, their mean."""
-        return round(float(np.mean([booster.num_trees() for booster in self.boosters])))
-
     def importance(self) -> dict[str, float]:
         """Share of the total gain that each feature brought."""
         gains = np.sum([booster.feature_importance("gain") for booster in self.boosters], axis=0)

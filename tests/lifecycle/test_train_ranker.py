@@ -12,7 +12,7 @@ from lifecycle.candidates import StageOne
 from lifecycle.cuts import FOLD
 from lifecycle.export_parity import scorer_of
 from lifecycle.systems import as_served
-from lifecycle.train_ranker import GRADIENT_BOOSTING, NO_REFIT, STUDENT, TEACHER, calibrate, check_num_ranked
+from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, TEACHER, calibrate, check_num_ranked
 from ranking.data import RankerLists
 from ranking.decomposed import DecomposedRanker
 from ranking.export import load_ranker
@@ -50,14 +50,12 @@ def lists_of(asked: PastRequests, *, dataset: Dataset, demo: Path) -> RankerList
 
 def test_every_part_is_there_and_none_is_partial(ranker_dir: Path) -> None:
     names = {path.name for path in ranker_dir.iterdir()}
-    assert names == {"dense", GRADIENT_BOOSTING, TEACHER, STUDENT, NO_REFIT, "training.json", "step.json"}
-    first = {path.name for path in (ranker_dir / NO_REFIT).iterdir()}
-    assert first == {"dense", GRADIENT_BOOSTING, STUDENT, "weights.json"}
+    assert names == {"dense", GRADIENT_BOOSTING, TEACHER, STUDENT, "training.json", "step.json"}
 
 
-def test_lists_come_from_every_event_of_ranking_and_validation(ranker_dir: Path, smoke_dataset: Dataset) -> None:
+def test_lists_come_from_every_event_of_the_split_for_ranking(ranker_dir: Path, smoke_dataset: Dataset) -> None:
     facts = json.loads((ranker_dir / "training.json").read_text())
-    assert facts["lists"] == len(smoke_dataset.events.places(["ranking", "validation"]))
+    assert facts["lists"] == len(smoke_dataset.events.places(["ranking"]))
     assert 0 < facts["learnable_lists"] < facts["lists"]
     assert sum(facts["importance"].values()) == pytest.approx(1.0)
 
@@ -102,28 +100,15 @@ def test_the_teacher_reads_the_text_and_the_dense_part_alone_does_not(ranker_dir
 def test_what_can_be_released_promises_as_much_as_is_chosen_on_validation(
     name: str, ranker_dir: Path, validation: RankerLists
 ) -> None:
-    first = ranker_dir / NO_REFIT / name  # the one that had not learned from them
     if name == GRADIENT_BOOSTING:
-        scores = BoostedTrees.load(first).score(validation.dense)
+        scores = BoostedTrees.load(ranker_dir / name).score(validation.dense)
     else:
-        scores = np.add(*scores_by_part(load_ranker(first), validation))
+        scores = np.add(*scores_by_part(load_ranker(ranker_dir / name), validation))
     probabilities = Calibration.read(ranker_dir / name / "calibration.json").probabilities(scores)[validation.present]
     chosen = validation.relevance[validation.present] > 0
     # A line of highest likelihood has the mean of what it was fitted on, and tells apart what was chosen.
     assert probabilities.mean() == pytest.approx(chosen.mean(), rel=0.02)
     assert probabilities[chosen].mean() > 1.2 * probabilities[~chosen].mean()
-
-
-def test_what_is_released_has_learned_from_validation_in_the_weights_that_it_decided(ranker_dir: Path) -> None:
-    weights = json.loads((ranker_dir / NO_REFIT / "weights.json").read_text())
-    assert min(weights.values()) >= 0.0
-    for name in ("dense", STUDENT):
-        first, refit = (load_ranker(folder / name).state_dict() for folder in (ranker_dir / NO_REFIT, ranker_dir))
-        assert not np.allclose(first["dense_mean"], refit["dense_mean"])
-    # The dense part is the refit's own, times its weight.
-    dense, student = (load_ranker(ranker_dir / name).state_dict() for name in ("dense", STUDENT))
-    last = "dense_score.3.weight"
-    np.testing.assert_allclose(student[last], dense[last] * weights["dense"], rtol=1e-5)
 
 
 def test_lists_in_which_nothing_was_chosen_leave_no_calibration(lists: RankerLists, tmp_path: Path) -> None:
