@@ -204,8 +204,8 @@ def order_of(data: TowerData) -> list[list[int]]:
 
 
 def in_epoch(data: TowerData, epoch: int, *, rank: int = 0, ranks: int = 1) -> TowerData:
-    trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank, world_size=ranks)
-    data.trainer = trainer  # type: ignore[assignment]
+    trainer: Any = SimpleNamespace(current_epoch=epoch, global_rank=rank, world_size=ranks)
+    data.trainer = trainer
     return data
 
 
