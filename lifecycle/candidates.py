@@ -108,7 +108,12 @@ class StageOne:
             num_candidates: C.
             excluded: [N, H] ItemRows to leave out, whatever the spec says of repeats; None leaves out what the server
                 would.
+
+        Raises:
+            ValueError: `excluded` is of another number of requests.
         """
+        if excluded is not None and len(excluded) != len(asked):
+            raise ValueError(f"expected rows to leave out of each of {len(asked)} requests, got {len(excluded)}")
         parts = [
             self._answer(
                 dataset,

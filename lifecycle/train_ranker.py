@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from features.dataset import Dataset
 from features.protocol import RequestProtocol
+from features.requests import PastRequests
 from features.spec import FeatureSpec
 from features.text import TextTokenizer
 from lifecycle.candidates import StageOne
@@ -138,7 +139,7 @@ class RankerTraining:
             self.gradient_boosting.fit(train, validation, feature_names=names).save(trees_dir)
         # What learns sees the lists of the split ranking, what decides those of validation: the trees' rounds, how much
         # a student's text counts, and which probability a score stands for.
-        learnable = train.learnable()
+        learnable = self.with_new_items("ranking", train).learnable()
         logger.info("ranker: %d lists hold a chosen item and are learnt from", len(learnable))
         dense = self._fitted(
             out_dir / "dense",
@@ -164,18 +165,35 @@ class RankerTraining:
 
     def lists(self, split: str) -> RankerLists:
         """Candidates of stage 1 for the requests of a split, with what was then chosen."""
-        known = self.stage_one.cut.splits
+        return self._lists_of(self._asked(split))
+
+    def with_new_items(self, split: str, served: RankerLists) -> RankerLists:
+        """A second list for each request, of items that are new to it, beside the served ones.
+
+        Where a query may be given again what it had, new items are few in what is served, and seldom chosen: from such
+        lists alone a ranker does not learn in which order they belong. Trees learn it no better for them (docs/log.md).
+        """
+        if not self.protocol.repeats:
+            return served
+        asked = self._asked(split)
+        new = asked.only(~asked.had)
+        return RankerLists.joined([served, self._lists_of(new, excluded=new.seen_rows(self.dataset))])
+
+    def _asked(self, split: str) -> PastRequests:
         asked = self.protocol.looked_for(
             self.protocol.asked(self.dataset, split, days=self.request_days),
-            recommendable=self.protocol.recommendable(self.dataset, known),
+            recommendable=self.protocol.recommendable(self.dataset, self.stage_one.cut.splits),
         )
         if not len(asked):
             raise ValueError(
                 f"the ranker learns from requests of the splits ranking and validation, but {split} has none: give it "
                 "events by the settings of dataset.split"
             )
-        days = self.protocol.item_days(self.dataset, known)
-        requests = self.stage_one.ask(self.dataset, asked, days=days, num_candidates=self.num_ranked)
+        return asked
+
+    def _lists_of(self, asked: PastRequests, *, excluded: NDArray[np.int64] | None = None) -> RankerLists:
+        days = self.protocol.item_days(self.dataset, self.stage_one.cut.splits)
+        requests = self.stage_one.ask(self.dataset, asked, days=days, num_candidates=self.num_ranked, excluded=excluded)
         return self.stage_one.lists(requests, days=days, num_ranked=self.num_ranked)
 
     def _fitted(self, directory: Path, fit: Callable[[], AnyRanker]) -> AnyRanker:

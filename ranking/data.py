@@ -6,7 +6,8 @@ stage 1 would not have shown it.
 Shapes: N lists, C candidates a list, S tokens, F dense features.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,13 @@ class RankerLists:
             dense=self.dense[places],
             relevance=self.relevance[places],
             num_relevant=self.num_relevant[places],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["RankerLists"]) -> "RankerLists":
+        """All lists of some, which have the same C, S and F."""
+        return cls(
+            **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)}
         )
 
     def learnable(self) -> "RankerLists":
