@@ -139,7 +139,8 @@ class RankerTraining:
             self.gradient_boosting.fit(train, validation, feature_names=names).save(trees_dir)
         # What learns sees the lists of the split ranking, what decides those of validation: the trees' rounds, how much
         # a student's text counts, and which probability a score stands for.
-        learnable = self.with_new_items("ranking", train).learnable()
+        every = self.with_new_items("ranking", train)
+        learnable = every.learnable()
         logger.info("ranker: %d lists hold a chosen item and are learnt from", len(learnable))
         dense = self._fitted(
             out_dir / "dense",
@@ -158,6 +159,7 @@ class RankerTraining:
         facts = {
             "num_ranked": self.num_ranked,
             "lists": len(train),
+            "lists_of_new_items": len(every) - len(train),
             "learnable_lists": len(learnable),
             "importance": trees.importance(),
         }
@@ -177,6 +179,8 @@ class RankerTraining:
             return served
         asked = self._asked(split)
         new = asked.only(~asked.had)
+        if not len(new):
+            return served
         return RankerLists.joined([served, self._lists_of(new, excluded=new.seen_rows(self.dataset))])
 
     def _asked(self, split: str) -> PastRequests:

@@ -141,6 +141,14 @@ def test_what_is_left_out_can_be_said(stage_one: StageOne, dataset: Dataset) -> 
     np.testing.assert_array_equal(two.inputs.seen_rows, everything.inputs.seen_rows)
 
 
+def test_what_is_left_out_is_said_of_every_request(stage_one: StageOne, dataset: Dataset) -> None:
+    two = np.zeros((2, 1), dtype=np.int64)
+    with pytest.raises(ValueError, match="each of 3 requests, got 2"):
+        stage_one.ask(
+            dataset, each_event(dataset, "ranking"), days=dataset.days(FOLD.splits), num_candidates=12, excluded=two
+        )
+
+
 def test_some_of_the_requests_are_those_requests(stage_one: StageOne, dataset: Dataset) -> None:
     requests, places = answered(stage_one, dataset), np.array([2, 0])
     some = requests.take(places)

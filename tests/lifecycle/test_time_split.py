@@ -11,11 +11,20 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from evaluation.report import Report, read_report
+from features.dataset import Dataset
+from features.protocol import RequestProtocol
+from features.split import TimeSplit
+from lifecycle.candidates import StageOne
+from lifecycle.cuts import FOLD
+from lifecycle.train_ranker import RankerTraining
 
 pytestmark = pytest.mark.timeout(600)
 
+ROOT = Path(__file__).parents[2]
 DAY_S = 86_400
 BEGINS_S = 1_577_836_800  # 2020-01-01
 NUM_DAYS, NUM_ITEMS, NUM_QUERIES = 100, 30, 40
@@ -165,7 +174,7 @@ def test_the_ranker_learns_from_a_request_a_week(run_dir: Path, begins_s: list[i
     }
     # What is of validation decides, and is not learnt from.
     assert facts["lists"] == sum(begin == ranking for _, begin, _ in weeks)
-    assert 0 < facts["learnable_lists"] <= facts["lists"]
+    assert 0 < facts["learnable_lists"] <= facts["lists"] + facts["lists_of_new_items"]
     assert len({begin + week for _, begin, week in weeks}) > 2
 
 
@@ -175,3 +184,32 @@ def test_every_slice_has_its_figure_and_stands_in_the_table(run_dir: Path, repor
     for name in report.slices:
         assert (directory / f"systems_{name.replace(' ', '_')}.png").read_bytes().startswith(b"\x89PNG")
         assert f"\n{name}" in table
+
+
+def test_rankers_with_text_learn_from_a_second_list_of_what_is_new_to_the_query(run_dir: Path) -> None:
+    demo = run_dir / "demo"
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        cfg = compose(config_name="run_pipeline", overrides=["experiment=smoke", "dataset=files"])
+    columns = instantiate(cfg.features.columns, _convert_="all")
+    dataset = Dataset.read(demo / "data", name="files", columns=columns)
+    protocol = RequestProtocol(split=TimeSplit(), repeats=True, min_item_queries=2, count_unreachable=False)
+    parts = {
+        "dataset": dataset,
+        "protocol": protocol,
+        "stage_one": StageOne.open(FOLD, towers_dir=demo / "towers", index_dir=demo / "index"),
+        "request_days": 7,
+        "num_ranked": 50,
+    }
+    training = RankerTraining(**{**dict.fromkeys(RankerTraining.__dataclass_fields__), **parts})  # type: ignore[arg-type]
+    served = training.lists("ranking")
+    every = training.with_new_items("ranking", served)
+    asked = protocol.looked_for(
+        protocol.asked(dataset, "ranking", days=7), recommendable=protocol.recommendable(dataset, FOLD.splits)
+    )
+    new = asked.only(~asked.had)
+    second = every.take(np.arange(len(served), len(every)))
+    facts = json.loads((demo / "ranker" / "training.json").read_text())
+    assert 0 < len(new) == len(second) == facts["lists_of_new_items"]
+    for candidates, had in zip(second.candidate_rows, new.seen_rows(dataset), strict=True):
+        assert set(had[had > 0]).isdisjoint(candidates)
+    assert (second.relevance > 0).any()

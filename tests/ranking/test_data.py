@@ -40,6 +40,15 @@ def test_taking_lists_takes_every_array() -> None:
     assert taken.relevance[0].tolist() == [1, 0, 0, 0.5]
 
 
+def test_joined_lists_follow_each_other_with_every_array() -> None:
+    lists = three_lists()
+    joined = RankerLists.joined([lists.take(np.array([2, 0])), lists.take(np.array([1]))])
+    assert len(joined) == len(joined.tokens) == len(joined.num_relevant) == 3
+    assert joined.candidate_rows[:, 0].tolist() == [9, 2, 6]
+    assert joined.dense[:, 0, 0].tolist() == [8, 0, 4]
+    assert joined.relevance.sum(axis=1).tolist() == [1.5, 0, 1]
+
+
 def test_a_list_is_learnable_when_a_candidate_is_relevant() -> None:
     assert three_lists().learnable().candidate_rows[:, 0].tolist() == [6, 9]
 
