@@ -21,6 +21,9 @@ ARGS ?=
 RUN := .venv/bin/python
 # One thread a library: two torch threads on busy cores are five times slower than one, and tests start processes.
 TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# Processes that share the tests (0: this one alone). Who goes to the same one, and which are first: tests/conftest.py.
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 # Waiting threads sleep rather than spin, so that training and a server can share two cores.
 export OMP_WAIT_POLICY := PASSIVE
 export PYTHON ACCELERATOR
@@ -32,7 +35,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## List the targets
 	@echo "make TARGET [VARIABLE=value]"; echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo; echo "Variables: PYTHON, ACCELERATOR=cpu|gpu, TORCH_INDEX, SIDES, EXTRAS, ARGS; the Makefile says what each means."
+	@echo; echo "Variables: PYTHON, ACCELERATOR=cpu|gpu, TORCH_INDEX, SIDES, EXTRAS, WORKERS, ARGS; the Makefile says what each means."
 
 setup: ## Make .venv and .venv-triton from the lock files; does nothing where they agree
 	@$(PYTHON) -c "" 2>/dev/null || { echo "make setup: $(PYTHON) does not run: apt-get install python3.11 python3.11-venv," \
@@ -49,7 +52,7 @@ serve: ## Serve the released model: Triton and the gateway, until Ctrl-C
 
 test: setup ## Set up, check, and run the tests (not those marked slow or gpu)
 	@$(MAKE) check
-	@$(TEST_THREADS) $(RUN) -m pytest -m "not slow and not gpu" $(ARGS)
+	@$(TEST_THREADS) $(RUN) -m pytest $(PARALLEL) -m "not slow and not gpu" $(ARGS)
 
 check: ## What CI checks before the tests: ruff, mypy, imports, lock files; sets nothing up
 	@$(call needs,.venv/bin/ruff)
@@ -64,7 +67,7 @@ check: ## What CI checks before the tests: ruff, mypy, imports, lock files; sets
 
 test-full: setup ## All tests but those that need a GPU: soaks, full parity (up to an hour)
 	@$(MAKE) check
-	@$(TEST_THREADS) $(RUN) -m pytest -m "not gpu" $(ARGS)
+	@$(TEST_THREADS) $(RUN) -m pytest $(PARALLEL) -m "not gpu" $(ARGS)
 
 test-gpu: ## The tests that need an NVIDIA GPU
 	@$(call needs,.venv/bin/python)
