@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from evaluation.calibration import Reliability, reliability_figure, reliability_table
+from evaluation.calibration import Reliability
 from evaluation.group_plots import groups_figure, groups_table
 from evaluation.plots import save_plot, systems_figure, systems_table
+from evaluation.reliability_plot import reliability_figure, reliability_table
 from evaluation.report import Report, write_report
 from evaluation.tables import groups_text, text_table
 

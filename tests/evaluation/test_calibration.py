@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluation.calibration import log_loss, reliability, reliability_figure, reliability_table
+from evaluation.calibration import log_loss, reliability
 from evaluation.errors import InvalidSample
 
 # Two lists of four candidates, of which the second lacks the last one. By probability: .1 .1 .2 .3 | .5 .6 .8
@@ -64,20 +64,6 @@ def test_what_chance_gives_is_what_calibrated_models_are_measured_at():
         for _ in range(200)
     ]
     np.testing.assert_allclose(np.mean([own.error.value for own in drawn]), drawn[0].by_chance, rtol=0.08)
-
-
-def test_the_table_and_the_figure_show_every_bin_with_its_interval():
-    table = reliability_table({"student": measured(), "trees": measured(num_bins=3)})
-    assert table[["system", "bin", "num_pairs"]].to_numpy().tolist() == [
-        *(["student", 1, 4], ["student", 2, 3]),
-        *(["trees", 1, 3], ["trees", 2, 2], ["trees", 3, 2]),
-    ]
-    (axes,) = reliability_figure(table, systems=["student", "trees"]).axes
-    assert axes.get_title(loc="left").startswith("student: off by 0.17143 (")
-    assert axes.get_xlabel() == "predicted probability, mean of a bin (n = 7 candidates of 2 lists)"
-    drawn = {container.get_label(): container.lines[0].get_xdata().tolist() for container in axes.containers}
-    np.testing.assert_allclose(drawn["student"], [0.7 / 4, 1.9 / 3])
-    assert len(drawn["trees"]) == 3
 
 
 def test_scores_are_refused():
