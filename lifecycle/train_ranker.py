@@ -232,9 +232,12 @@ class RankerTraining:
         teacher.take_dense_part(dense)
         return self._fit(teacher, lists, recipe.fit)
 
-    def _fit_student(
-        self, dense: AnyRanker, teacher: AnyRanker, lists: RankerLists, validation: RankerLists, directory: Path
-    ) -> AnyRanker:
+    def taught_student(self, dense: AnyRanker, teacher: AnyRanker, lists: RankerLists) -> AnyRanker:
+        """A student that has learnt from lists and teacher, its two parts not weighed yet.
+
+        Raises:
+            ValueError: the teacher reads no text, or what a release would hold of an item is beyond its budget.
+        """
         if not isinstance(teacher, Ranker) or teacher.encoder is None:
             raise ValueError("the teacher has no text encoder, so there is nothing to distil: train it again")
         recipe, items = self.student, self.stage_one.stage1.items
@@ -243,7 +246,13 @@ class RankerTraining:
         if isinstance(student, DecomposedRanker):
             num_tokens = items.text_tokens.shape[1] + 1
             check_budget(student.encoder, num_items=len(items.item_id), num_tokens=num_tokens)
-        self._fit(student, lists, recipe.fit, teacher_scores=self._teacher_scores(teacher, lists))
+        taught = None if recipe.fit.distillation is None else self._teacher_scores(teacher, lists)
+        return self._fit(student, lists, recipe.fit, teacher_scores=taught)
+
+    def _fit_student(
+        self, dense: AnyRanker, teacher: AnyRanker, lists: RankerLists, validation: RankerLists, directory: Path
+    ) -> AnyRanker:
+        student, items = self.taught_student(dense, teacher, lists), self.stage_one.stage1.items
         self._weigh(student, validation)
         if isinstance(student, DecomposedRanker):
             directory.mkdir(parents=True, exist_ok=True)

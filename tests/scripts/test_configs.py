@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -24,6 +25,7 @@ OPTIONS = sorted(
     if path.parent.name not in ("experiment", "hparams_search", "hydra")
 )
 STUDENTS = sorted(path.stem for path in (CONF / "ranker" / "student").glob("*.yaml"))
+DISTILLATIONS = sorted(path.stem for path in (CONF / "ranker" / "distillation").glob("*.yaml"))
 SEARCHES = sorted(path.stem for path in (CONF / "hparams_search").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
@@ -69,6 +71,27 @@ def test_every_script_has_a_config_that_composes_and_builds(root: str) -> None:
 def test_every_student_can_be_chosen(student: str) -> None:
     ranker = build(composed("train_ranker", f"ranker/student={student}").ranker)
     assert ranker["student"].fit.distillation_weight > 0
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+@pytest.mark.parametrize("distillation", DISTILLATIONS)
+def test_every_student_learns_by_the_loss_that_is_chosen(student: str, distillation: str) -> None:
+    overrides = (f"ranker/student={student}", f"ranker/distillation={distillation}")
+    fit = build(composed("train_ranker", *overrides).ranker)["student"].fit
+    if distillation == "none":
+        assert fit.distillation is None
+        return
+    teacher = torch.tensor([[3.0, 1.0, 0.0]])
+    same, reverse = fit.distillation(teacher, teacher), fit.distillation(-teacher, teacher)
+    assert same.shape == (1,)
+    assert fit.distillation_weight * (reverse - same).item() > 0
+
+
+def test_the_bench_has_every_loss_of_distillation_and_each_is_another() -> None:
+    recipes = composed("bench_distillation").distillations
+    assert sorted(recipes) == DISTILLATIONS
+    fits = [composed("bench_distillation", *overrides).ranker.student.fit for overrides in recipes.values()]
+    assert len({str(fit.distillation) for fit in fits}) == len(DISTILLATIONS)
 
 
 def test_the_bench_has_every_student() -> None:
