@@ -23,7 +23,7 @@ from evaluation.metrics import ndcg
 from evaluation.report import compare_systems, intervals
 from lifecycle.candidates import StageOne
 from lifecycle.list_weights import list_weights
-from lifecycle.train_ranker import TEACHER, AnyRanker, RankerTraining, StudentRecipe
+from lifecycle.train_ranker import TEACHER, RankerTraining, StudentRecipe
 from ranking.data import RankerLists
 from ranking.export import load_ranker, save_ranker
 from ranking.model import Ranker
@@ -33,12 +33,13 @@ from ranking.teacher import ScoreCache, teacher_scorer
 logger = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float64]
-# Scores of the dense part and of the text's, each [N, C].
-Parts = tuple[NDArray[np.float32], NDArray[np.float32]]
+# Scores [2, N, C]: of the dense part, of the text's.
+Parts = NDArray[np.float32]
 
 K = 10
 NUM_HALVINGS = 5
-WEIGHED = f"ndcg@{K}, parts weighed"
+PARTS_FILE = "validation.npy"
+WEIGHED, TEST = f"ndcg@{K}, parts weighed", f"test ndcg@{K}"
 
 
 @dataclass(frozen=True)
@@ -59,61 +60,64 @@ class DistillationBench:
     seeds: tuple[int, ...]
     num_agreed: int
 
-    def rows(self, out_dir: Path) -> Iterator[dict[str, Any]]:
+    def rows(self, out_dir: Path) -> list[dict[str, Any]]:
         """One row a loss and measure, on lists of validation; values are means over the seeds of each list."""
         learnable = self.training.with_new_items("ranking", self.training.lists("ranking")).learnable()
         validation = self.training.lists("validation")
         drawn = np.random.default_rng(self.training.seed).permutation(len(validation))
         agreed = np.sort(drawn[: self.num_agreed])
         of_teacher = self._teacher_scores(validation.take(agreed))
-        first: dict[str, FloatArray] = {}
-        for name in self.recipes:
-            by_seed: list[dict[str, FloatArray]] = []
-            for seed in self.seeds:
-                student = self._student(name, seed, learnable, out_dir)
-                parts = scores_by_part(student, validation)
-                some = (parts[0][agreed], parts[1][agreed])
-                by_seed.append(
+        by_name: dict[str, list[dict[str, FloatArray]]] = {name: [] for name in self.recipes}
+        for seed in self.seeds:
+            for name, measured in by_name.items():
+                parts = self._parts(name, seed, learnable, validation, out_dir)
+                measured.append(
                     order_measures(parts, validation, generator=np.random.default_rng(self.training.seed))
-                    | agreement_measures(some, of_teacher, present=validation.present[agreed])
+                    | agreement_measures(parts[:, agreed], of_teacher, present=validation.present[agreed])
                 )
-                means = ", ".join(f"{measure} {own.mean():.4f}" for measure, own in by_seed[-1].items())
+                means = ", ".join(f"{measure} {own.mean():.4f}" for measure, own in measured[-1].items())
                 logger.info("%s, seed %d: %s", name, seed, means)
-            yield from self._rows(name, by_seed, first)
-        dense = ndcg_of(scores_by_part(load_ranker(self.ranker_dir / "dense"), validation)[0], validation)
-        yield from self._rows("dense part alone", [{WEIGHED: dense}], first)
+        first: dict[str, FloatArray] = {}
+        rows = [row for name, measured in by_name.items() for row in self._rows(name, measured, first)]
+        dense = scores_by_part(load_ranker(self.ranker_dir / "dense"), validation)[0]
+        return [*rows, *self._rows("dense part alone", [{WEIGHED: ndcg_of(dense, validation)}], first)]
 
-    def test_rows(self, name: str, refit: StageOne, out_dir: Path) -> Iterator[dict[str, Any]]:
-        """The student of one loss, weighed as it is released, and the order of retrieval, on the test requests.
+    def test_rows(self, name: str, refit: StageOne, out_dir: Path) -> list[dict[str, Any]]:
+        """The students of one loss, weighed as they are released, and the order of retrieval, on the test requests.
 
         Args:
             name: of a recipe whose students `rows` has trained.
             refit: stage 1 that answers test requests.
             out_dir: as `rows` had it.
         """
-        validation = self.training.lists("validation").learnable()
+        validation = self.training.lists("validation")
         # All that a split has is asked for at once, as evaluation asks.
         test = dataclasses.replace(self.training, stage_one=refit, request_days=None).lists("test")
         retrieved = -np.tile(np.arange(test.candidate_rows.shape[1]), (len(test), 1))
-        measure = f"test ndcg@{K}"
-        first: dict[str, FloatArray] = {}
-        yield from self._rows("as retrieved", [{measure: ndcg_of(retrieved, test)}], first)
         by_seed = []
         for seed in self.seeds:
-            student = load_ranker(_student_dir(out_dir, name, seed))
-            weights = list_weights(scores_by_part(student, validation), validation)
-            by_seed.append({measure: ndcg_of(_weighed(scores_by_part(student, test), weights), test)})
-        yield from self._rows(name, by_seed, first)
+            directory = _student_dir(out_dir, name, seed)
+            weights = list_weights(np.load(directory / PARTS_FILE), validation)
+            parts = np.stack(scores_by_part(load_ranker(directory), test))
+            by_seed.append({TEST: ndcg_of(_weighed(parts, weights), test)})
+        first: dict[str, FloatArray] = {}
+        return [
+            *self._rows("as retrieved", [{TEST: ndcg_of(retrieved, test)}], first),
+            *self._rows(name, by_seed, first),
+        ]
 
-    def _student(self, name: str, seed: int, lists: RankerLists, out_dir: Path) -> AnyRanker:
-        """The student of a loss and a seed, trained unless it was."""
+    def _parts(self, name: str, seed: int, lists: RankerLists, validation: RankerLists, out_dir: Path) -> Parts:
+        """Of validation's lists, by the student of a loss and a seed; trained and scored unless it was."""
         directory = _student_dir(out_dir, name, seed)
-        if not (directory / "ranker.json").is_file():
+        if not (directory / PARTS_FILE).is_file():
             own = dataclasses.replace(self.training, student=self.recipes[name], seed=seed)
             dense, teacher = (load_ranker(self.ranker_dir / part) for part in ("dense", TEACHER))
             pl.seed_everything(seed, workers=True, verbose=False)  # all losses begin with the same weights
-            save_ranker(own.taught_student(dense, teacher, lists), directory, spec_hash=own.spec.hash)
-        return load_ranker(directory)
+            student = own.taught_student(dense, teacher, lists)
+            save_ranker(student, directory, spec_hash=own.spec.hash)
+            np.save(directory / PARTS_FILE, np.stack(scores_by_part(student, validation)))
+        parts: Parts = np.load(directory / PARTS_FILE)
+        return parts
 
     def _teacher_scores(self, lists: RankerLists) -> NDArray[np.float32]:
         """[M, C] of all candidates; kept in the cache that training keeps them in."""
@@ -162,7 +166,7 @@ def order_measures(parts: Parts, lists: RankerLists, *, generator: np.random.Gen
     """NDCG@10 of each list [N], by what orders it.
 
     Args:
-        parts: scores of the lists.
+        parts: [2, N, C] scores.
         lists: all that were asked for; what retrieval has not found is missed.
         generator: of the halves. Each half is weighed as the other says: a release weighs by lists of validation too.
     """
@@ -170,8 +174,8 @@ def order_measures(parts: Parts, lists: RankerLists, *, generator: np.random.Gen
     for halving in range(NUM_HALVINGS):
         halves = np.array_split(generator.permutation(len(lists)), 2)
         for own, other in (halves, halves[::-1]):
-            weights = list_weights([part[other] for part in parts], lists.take(other))
-            weighed[halving, own] = ndcg_of(_weighed((parts[0][own], parts[1][own]), weights), lists.take(own))
+            weights = list_weights(parts[:, other], lists.take(other))
+            weighed[halving, own] = ndcg_of(_weighed(parts[:, own], weights), lists.take(own))
     return {
         WEIGHED: weighed.mean(axis=0),
         f"ndcg@{K}, parts as learnt": ndcg_of(parts[0] + parts[1], lists),
@@ -187,7 +191,7 @@ def agreement_measures(
     The dense part is one and the same, so the teacher's text is its score less that.
 
     Args:
-        parts: [M, C] each.
+        parts: [2, M, C] of the student.
         teacher_scores: [M, C].
         present: [M, C] where there is a candidate.
     """

@@ -39,11 +39,8 @@ def run(cfg: DictConfig) -> None:
         seeds=tuple(cfg.seeds),
         num_agreed=cfg.num_agreed,
     )
-    out_dir, rows = Path(cfg.out_dir), []
-    out_dir.mkdir(parents=True, exist_ok=True)
-    for row in bench.rows(out_dir):
-        rows.append(row)
-        pd.DataFrame(rows).to_csv(out_dir / "distillation.csv", index=False)
+    out_dir = Path(cfg.out_dir)
+    rows = bench.rows(out_dir)
     if cfg.test_of is not None:
         rows += bench.test_rows(cfg.test_of, StageOne.open(REFIT, **directories), out_dir)
     table = pd.DataFrame(rows)

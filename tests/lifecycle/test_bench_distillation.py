@@ -18,11 +18,11 @@ def lists_of(relevance: np.ndarray, *, num_present: int | None = None) -> Ranker
     )
 
 
-def some_parts(*, num: int = 200, seed: int = 0) -> tuple[tuple[np.ndarray, np.ndarray], RankerLists]:
+def some_parts(*, num: int = 200, seed: int = 0) -> tuple[np.ndarray, RankerLists]:
     """A dense part that chooses, and a text that knows nothing but is much louder."""
     generator = np.random.default_rng(seed)
     dense, noise = (generator.normal(size=(num, 20)).astype(np.float32) for _ in range(2))
-    return (dense, 30 * noise), lists_of(dense == dense.max(axis=1, keepdims=True))
+    return np.stack([dense, 30 * noise]), lists_of(dense == dense.max(axis=1, keepdims=True))
 
 
 def test_ndcg_counts_what_was_not_found_and_orders_what_is_present() -> None:
@@ -50,7 +50,7 @@ def test_a_half_is_weighed_by_the_other_one() -> None:
     # Each is weighed by the other, so each is led astray; weighed by itself each would find its chosen one.
     chosen = np.eye(12)[[0, 0]]
     dense, text = (np.where(chosen > 0, sign, 0.0) for sign in (np.array([[-1.0], [1.0]]), np.array([[1.0], [-1.0]])))
-    measured = order_measures((dense, text), lists_of(chosen), generator=np.random.default_rng(0))
+    measured = order_measures(np.stack([dense, text]), lists_of(chosen), generator=np.random.default_rng(0))
     assert measured[WEIGHED].tolist() == [0.0, 0.0]
     assert measured["ndcg@10, text alone"].tolist() == [1.0, 0.0]
 
@@ -60,12 +60,12 @@ def test_agreement_matches_hand_computation() -> None:
     # Their texts 3, 0, 0 and 2, 0, -2: (a b), (a c) agree, (b c) is a tie of the student: 2 / sqrt(2 * 3)
     dense, text = np.array([[1.0, 2.0, 3.0, 0.0]]), np.array([[3.0, 0.0, 0.0, 50.0]])
     teacher, present = np.array([[3.0, 2.0, 1.0, 9.0]]), np.array([[True, True, True, False]])
-    measured = agreement_measures((dense, text), teacher, present=present)
+    measured = agreement_measures(np.stack([dense, text]), teacher, present=present)
     np.testing.assert_allclose(measured["tau with the teacher"], [1 / 3])
     np.testing.assert_allclose(measured["tau of the texts' parts"], [2 / 6**0.5])
 
 
 def test_a_text_that_says_nothing_agrees_in_nothing() -> None:
     dense, teacher = np.array([[1.0, 2.0]]), np.array([[3.0, 2.0]])
-    measured = agreement_measures((dense, np.zeros((1, 2))), teacher, present=np.ones((1, 2), dtype=bool))
+    measured = agreement_measures(np.stack([dense, np.zeros((1, 2))]), teacher, present=np.ones((1, 2), dtype=bool))
     assert measured["tau of the texts' parts"].tolist() == [0.0]
