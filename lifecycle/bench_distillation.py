@@ -97,7 +97,7 @@ class DistillationBench:
         by_seed = []
         for seed in self.seeds:
             directory = _student_dir(out_dir, name, seed)
-            weights = list_weights(np.load(directory / PARTS_FILE), validation)
+            weights = list_weights(list(np.load(directory / PARTS_FILE)), validation)
             parts = np.stack(scores_by_part(load_ranker(directory), test))
             by_seed.append({TEST: ndcg_of(_weighed(parts, weights), test)})
         first: dict[str, FloatArray] = {}
@@ -174,7 +174,7 @@ def order_measures(parts: Parts, lists: RankerLists, *, generator: np.random.Gen
     for halving in range(NUM_HALVINGS):
         halves = np.array_split(generator.permutation(len(lists)), 2)
         for own, other in (halves, halves[::-1]):
-            weights = list_weights(parts[:, other], lists.take(other))
+            weights = list_weights(list(parts[:, other]), lists.take(other))
             weighed[halving, own] = ndcg_of(_weighed(parts[:, own], weights), lists.take(own))
     return {
         WEIGHED: weighed.mean(axis=0),

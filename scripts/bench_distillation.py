@@ -20,6 +20,8 @@ from lifecycle.train_ranker import RankerTraining
 
 
 def run(cfg: DictConfig) -> None:
+    if cfg.test_of not in (None, *cfg.distillations):
+        raise ValueError(f"test_of: expected one of {', '.join(cfg.distillations)}, or null; got {cfg.test_of!r}")
     directories = {"towers_dir": Path(cfg.towers_dir), "index_dir": Path(cfg.index_dir)}
     given = HydraConfig.get().overrides.task
     bench = DistillationBench(
