@@ -39,11 +39,13 @@ class Requests:
     Attributes:
         asked: N requests with what was then chosen.
         inputs: of the queries as they asked.
+        embeddings: [N, D] of these, by the towers.
         candidates: C a query.
     """
 
     asked: PastRequests
     inputs: QueryInputs
+    embeddings: NDArray[np.float32]
     candidates: Candidates
 
     def __len__(self) -> int:
@@ -54,6 +56,7 @@ class Requests:
         return Requests(
             asked=self.asked.take(places),
             inputs=self.inputs.take(places),
+            embeddings=self.embeddings[places],
             candidates=self.candidates.take(places),
         )
 
@@ -126,11 +129,20 @@ class StageOne:
         ]
         candidates = Candidates(
             **{
-                field.name: np.concatenate([getattr(own, field.name) for _, own in parts])
+                field.name: np.concatenate([getattr(own, field.name) for *_, own in parts])
                 for field in fields(Candidates)
             }
         )
-        return Requests(asked=asked, inputs=_joined([inputs for inputs, _ in parts]), candidates=candidates)
+        return Requests(
+            asked=asked,
+            inputs=_joined([inputs for inputs, *_ in parts]),
+            embeddings=np.concatenate([embeddings for _, embeddings, _ in parts]),
+            candidates=candidates,
+        )
+
+    def embeddings(self, dataset: Dataset, asked: PastRequests) -> NDArray[np.float32]:
+        """Of queries as they asked, by the towers [N, D]: in the space of this cut's item embeddings, of no other's."""
+        return self._embedded(self._inputs(dataset, asked))[:, : self.stage1.item_embeddings.shape[1]]
 
     def _answer(
         self,
@@ -140,9 +152,10 @@ class StageOne:
         days: ItemDays,
         num_candidates: int,
         excluded: NDArray[np.int64] | None,
-    ) -> tuple[QueryInputs, Candidates]:
-        inputs = self.stage1.query_inputs(asked.states(dataset, length=self.stage1.spec.stored_history))
-        embeddings = self.stage1.embed(inputs, models=self.models)
+    ) -> tuple[QueryInputs, NDArray[np.float32], Candidates]:
+        inputs = self._inputs(dataset, asked)
+        embedded = self._embedded(inputs)
+        embeddings = self.stage1.blended(inputs, embedded)
         statistics = self._statistics(inputs, days=days)
         ticks = statistics.ticks(inputs.requested_at_ms)
         candidates = Candidates.none(
@@ -158,7 +171,13 @@ class StageOne:
             )
             for field in fields(Candidates):
                 getattr(candidates, field.name)[own] = getattr(found, field.name)
-        return inputs, candidates
+        return inputs, embedded[:, : self.stage1.item_embeddings.shape[1]], candidates
+
+    def _inputs(self, dataset: Dataset, asked: PastRequests) -> QueryInputs:
+        return self.stage1.query_inputs(asked.states(dataset, length=self.stage1.spec.stored_history))
+
+    def _embedded(self, inputs: QueryInputs) -> NDArray[np.float32]:
+        return self.stage1.embed_alone(inputs, models=self.models)
 
     def _statistics(self, inputs: QueryInputs, *, days: ItemDays) -> ItemStatistics:
         return ItemStatistics.at_requests(
@@ -200,6 +219,7 @@ class StageOne:
             dense=np.concatenate(dense),
             relevance=relevance,
             num_relevant=requests.asked.num_relevant,
+            query_embeddings=requests.embeddings,
         )
 
 

@@ -90,7 +90,12 @@ class Evaluation:
         self._refuse_leaks(asked, fitted)
         systems = self._systems(requests, fitted)
         taught = np.sort(np.random.default_rng(self.seed).permutation(len(asked))[: self.teacher_queries])
-        teacher = self._trained().teacher_lists(requests[main.exclude_seen].take(taught), cache=self.teacher_cache)
+        teacher = self._trained().teacher_lists(
+            requests[main.exclude_seen].take(taught),
+            dataset=self.dataset,
+            learnt_on=self.fold,
+            cache=self.teacher_cache,
+        )
         probabilities = calibrated(
             systems[main.exclude_seen], main, ranker_dir=self.ranker_dir, num_ranked=self.num_ranked, seed=self.seed
         )

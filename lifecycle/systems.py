@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evaluation.lists import RankedLists
+from features.dataset import Dataset
 from features.statistics import ItemDays
 from features.transforms import RankerInputs
 from features.vocab import FIRST
 from lifecycle.candidates import Requests, StageOne
 from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, TEACHER
 from ranking.data import RankerLists
+from ranking.embedded import read_by
 from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
 from ranking.model import Ranker
@@ -72,16 +74,29 @@ class Systems:
             systems["fused_student_shuffled_texts"] = reordered(requests, student(shuffled, text_rows))
         return systems
 
-    def teacher_lists(self, requests: Requests, *, cache: Path) -> RankedLists:
-        """Top lists of the teacher, which takes a second a request."""
+    def teacher_lists(self, requests: Requests, *, dataset: Dataset, learnt_on: StageOne, cache: Path) -> RankedLists:
+        """Top lists of the teacher, which takes a second a request.
+
+        Args:
+            requests: to the stage 1 of these systems.
+            dataset: the log.
+            learnt_on: stage 1 whose lists the teacher learnt from. Where it reads embeddings they are of these towers:
+                towers that were trained anew have another space (docs/log.md).
+            cache: of the teacher's scores.
+        """
         lists = self.stage_one.lists(requests, days=self.days, num_ranked=self.num_ranked)
         teacher = load_ranker(self.ranker_dir / TEACHER)
         if not isinstance(teacher, Ranker):
             raise ValueError(f"{self.ranker_dir / TEACHER} holds no cross-encoder: run scripts/train_ranker.py")
+        read = read_by(
+            teacher,
+            dataclasses.replace(lists, query_embeddings=learnt_on.embeddings(dataset, requests.asked)),
+            item_embeddings=learnt_on.stage1.item_embeddings,
+        )
         scores = ScoreCache(cache, open_scorer=teacher_scorer).score(
             teacher,
-            lists.tokens.reshape(-1, lists.tokens.shape[-1]),
-            lists.dense.reshape(-1, lists.dense.shape[-1]),
+            read.tokens.reshape(-1, read.tokens.shape[-1]),
+            read.dense.reshape(-1, read.dense.shape[-1]),
         )
         return reordered(requests, scores.reshape(lists.candidate_rows.shape))
 

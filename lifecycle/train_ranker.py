@@ -29,6 +29,7 @@ from lifecycle.train_towers import SUMMARY_FILE, write_json
 from ranking.calibration_fit import NothingToCalibrate, fit_calibration
 from ranking.data import RankerLists
 from ranking.decomposed import DecomposedRanker
+from ranking.embedded import read_by
 from ranking.export import export_ranker, load_ranker, save_ranker
 from ranking.gradient_boosting import BoostedTrees, GradientBoosting
 from ranking.item_states import check_budget, write_item_states
@@ -84,6 +85,7 @@ class TeacherRecipe:
         scored_lists: lists that it scores for the student.
         scored_negatives: candidates of each that it scores beside the relevant one.
         num_workers: threads that score on a CPU; null: as many as there are cores.
+        reads_embeddings: the towers' embeddings of query and candidate too, beside text and dense features.
     """
 
     checkpoint: str
@@ -93,6 +95,7 @@ class TeacherRecipe:
     scored_negatives: int
     cache: str
     num_workers: int | None = None
+    reads_embeddings: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,11 +217,19 @@ class RankerTraining:
             hidden=self.hidden,
         )
 
-    def _ranker(self, encoder: ClsEncoder | None, *, dropout: float) -> Ranker:
+    def _ranker(self, encoder: ClsEncoder | None, *, dropout: float, embedding_width: int = 0) -> Ranker:
         head = self._head
         return Ranker(
-            encoder=encoder, num_dense=head.num_dense, segments=head.segments, hidden=head.hidden, dropout=dropout
+            encoder=encoder,
+            num_dense=head.num_dense,
+            segments=head.segments,
+            hidden=head.hidden,
+            dropout=dropout,
+            embedding_width=embedding_width,
         )
+
+    def _read_by(self, teacher: Ranker, lists: RankerLists) -> RankerLists:
+        return read_by(teacher, lists, item_embeddings=self.stage_one.stage1.item_embeddings)
 
     def _fit_teacher(self, dense: AnyRanker, lists: RankerLists) -> AnyRanker:
         recipe = self.teacher
@@ -228,9 +239,11 @@ class RankerTraining:
             dropout=recipe.fit.dropout,
             trainable_layers=recipe.trainable_layers,
         )
-        teacher = self._ranker(encoder, dropout=recipe.fit.dropout)
+        width = self.stage_one.stage1.item_embeddings.shape[1] if recipe.reads_embeddings else 0
+        teacher = self._ranker(encoder, dropout=recipe.fit.dropout, embedding_width=width)
         teacher.take_dense_part(dense)
-        return self._fit(teacher, lists, recipe.fit)
+        some = self._some(lists, recipe.fit.max_lists or len(lists))
+        return self._fit(teacher, self._read_by(teacher, some), recipe.fit)
 
     def taught_student(self, dense: AnyRanker, teacher: AnyRanker, lists: RankerLists) -> AnyRanker:
         """A student that has learnt from lists and teacher, its two parts not weighed yet.
@@ -283,17 +296,18 @@ class RankerTraining:
         generator = np.random.default_rng(self.seed)
         numbers, places = lists.samples(num_negatives=self.teacher.scored_negatives, generator=generator)
         chosen = np.sort(generator.permutation(len(numbers))[: self.teacher.scored_lists])
-        numbers, places = numbers[chosen, None], places[chosen]
+        numbers, places = numbers[chosen], places[chosen]
+        read, own = self._read_by(teacher, lists.take(numbers)), np.arange(len(numbers))[:, None]
         # Where the trainer would train it: on a GPU machine the teacher scores there too.
         device = self._trainer().strategy.root_device
         open_scorer = partial(teacher_scorer, num_workers=self.teacher.num_workers)
         pairs = ScoreCache(Path(self.teacher.cache), open_scorer=open_scorer).score(
             teacher.to(device),
-            lists.tokens[numbers, places].reshape(places.size, -1),
-            lists.dense[numbers, places].reshape(places.size, -1),
+            read.tokens[own, places].reshape(places.size, -1),
+            read.dense[own, places].reshape(places.size, -1),
         )
         scores = np.full(lists.candidate_rows.shape, np.nan, dtype=np.float32)
-        scores[numbers, places] = pairs.reshape(places.shape)
+        scores[numbers[:, None], places] = pairs.reshape(places.shape)
         return scores
 
     def _fit(

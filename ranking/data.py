@@ -3,7 +3,7 @@
 Owns what a training list is. Where candidates come from is lifecycle's business: the ranker never sees an item that
 stage 1 would not have shown it.
 
-Shapes: N lists, C candidates a list, S tokens, F dense features.
+Shapes: N lists, C candidates a list, S tokens, F dense features, D width of the towers' embeddings.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ class RankerLists:
         dense: [N, C, F] features.
         relevance: [N, C] graded label of each candidate.
         num_relevant: [N] relevant items of the request, found by stage 1 or not.
+        query_embeddings: [N, D] of the requests, by the towers of the stage 1 that found the candidates.
     """
 
     candidate_rows: NDArray[np.int64]
@@ -30,6 +31,7 @@ class RankerLists:
     dense: NDArray[np.float32]
     relevance: NDArray[np.float32]
     num_relevant: NDArray[np.int64]
+    query_embeddings: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.candidate_rows)
@@ -48,6 +50,7 @@ class RankerLists:
             dense=self.dense[places],
             relevance=self.relevance[places],
             num_relevant=self.num_relevant[places],
+            query_embeddings=self.query_embeddings[places],
         )
 
     @classmethod

@@ -44,6 +44,7 @@ def save_ranker(model: Ranker | DecomposedRanker, directory: Path, *, spec_hash:
         sizes["cross"] = {
             "segments": model.segments.tolist(),
             "pad_token": None if encoder is None else encoder.pad_token,
+            "embedding_width": model.embedding_width,
         }
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / WEIGHTS_FILE)
     (directory / SIZES_FILE).write_text(json.dumps(sizes, indent=2))
@@ -73,6 +74,7 @@ def load_ranker(directory: Path) -> Ranker | DecomposedRanker:
             segments=np.array(cross["segments"], dtype=np.int64),
             hidden=sizes["hidden"],
             dropout=0.0,
+            embedding_width=cross.get("embedding_width", 0),  # which files of before do not name
         )
     model.load_state_dict(load_file(directory / WEIGHTS_FILE))
     return model.eval()
@@ -83,7 +85,15 @@ def export_ranker(model: Ranker | DecomposedRanker, path: Path, *, spec_hash: st
 
     Inputs are tokens [B, C, S] of a cross-encoder, or context_tokens [B, Sc] and candidate_states [B, C, Si, W] of a
     decomposed one, and dense [B, C, F].
+
+    Raises:
+        ValueError: the ranker reads the towers' embeddings, which nobody hands to one that serves.
     """
+    if isinstance(model, Ranker) and model.embedding_width:
+        raise ValueError(
+            f"{path.name}: this ranker reads the towers' embeddings, so it is a teacher and not served; export its "
+            "student, or train it with ranker.teacher.reads_embeddings=false"
+        )
     batch, candidates = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
     dense = {"dense": torch.zeros(2, 3, len(model.dense_mean))}
     if isinstance(model, DecomposedRanker):

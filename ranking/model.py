@@ -4,7 +4,8 @@ Owns layers only. The teacher and students that read context and candidate toget
 who reads them apart is decomposed.py's. The last layer computes the CLS position alone, which is exact and takes 0.55
 to 0.75 of the time.
 
-Shapes: B lists, C candidates, P = B * C pairs, S tokens, F dense features, H encoder width.
+Shapes: B lists, C candidates, P = B * C pairs, S tokens, F dense features, H encoder width, D width of the towers'
+embeddings where a teacher reads them, else 0.
 """
 
 from dataclasses import dataclass
@@ -212,31 +213,57 @@ class Ranker(RankerParts):
         segments: [S] segment of each token position.
         hidden: width of the hidden layers.
         dropout: in the dense part and the joint part.
+        embedding_width: D of a teacher that reads the towers' embeddings too (ranking/embedded.py): they come behind
+            the dense features, and only the joint part reads them.
 
     Raises:
-        ValueError: the encoder reads fewer tokens than a row has.
+        ValueError: the encoder reads fewer tokens than a row has, or there is none to read embeddings beside.
     """
 
     segments: Tensor
 
     def __init__(
-        self, *, encoder: ClsEncoder | None, num_dense: int, segments: NDArray[np.int64], hidden: int, dropout: float
+        self,
+        *,
+        encoder: ClsEncoder | None,
+        num_dense: int,
+        segments: NDArray[np.int64],
+        hidden: int,
+        dropout: float,
+        embedding_width: int = 0,
     ) -> None:
+        if encoder is None and embedding_width:
+            raise ValueError("a ranker reads the towers' embeddings beside a text; this one has no text encoder")
         if encoder is not None and len(segments) > encoder.sizes.max_tokens:
             raise ValueError(
                 f"the ranker's token row has {len(segments)} tokens but its encoder reads {encoder.sizes.max_tokens}; "
                 "shorten features.text (query_tokens, history_tokens, candidate_tokens) or take another checkpoint"
             )
         width = 0 if encoder is None else encoder.sizes.width
-        super().__init__(encoder=encoder, text_width=width, num_dense=num_dense, hidden=hidden, dropout=dropout)
+        read = width + (hidden if embedding_width else 0)
+        super().__init__(encoder=encoder, text_width=read, num_dense=num_dense, hidden=hidden, dropout=dropout)
         self.encoder = encoder
+        self.embedding_width = embedding_width
+        if embedding_width:
+            self.embedding_hidden = nn.Sequential(nn.Linear(embedding_width, hidden), nn.GELU(), nn.Dropout(dropout))
         self.register_buffer("segments", torch.from_numpy(segments), persistent=False)
 
     def forward(self, tokens: Tensor, dense: Tensor) -> Tensor:
-        """[B, C, S], [B, C, F] -> scores [B, C]."""
+        """[B, C, S], [B, C, F + D] -> scores [B, C]."""
         if self.encoder is None:
             return self.scores(None, dense)
         return self.scores(self.encoder(tokens.flatten(0, 1), self.segments).unflatten(0, tokens.shape[:2]), dense)
+
+    def dense_part(self, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., F + D] -> hidden [..., hidden] and score [...], of the dense features alone."""
+        return super().dense_part(dense[..., : dense.shape[-1] - self.embedding_width])
+
+    def scores(self, text: Tensor | None, dense: Tensor) -> Tensor:
+        """What the encoder gives of each candidate [B, C, H], and [B, C, F + D] -> scores [B, C]."""
+        if text is not None and self.embedding_width:
+            embedding = torch.nan_to_num(dense[..., -self.embedding_width :])
+            text = torch.cat([text, self.embedding_hidden(embedding)], dim=-1)
+        return super().scores(text, dense)
 
 
 def segments_of(*, length: int, history_tokens: int) -> NDArray[np.int64]:

@@ -23,7 +23,8 @@ from ranking.packed import packed_scorer
 
 logger = logging.getLogger(__name__)
 
-# Tokens [P, S] and dense features [P, F] of pairs -> scores [P], by weights as they were when it was made.
+# Tokens [P, S] and what is read of pairs as numbers [P, F] (dense features, and embeddings behind them where a teacher
+# reads these: embedded.py) -> scores [P], by weights as they were when it was made.
 PairScorer = Callable[[NDArray[np.int32], NDArray[np.float32]], NDArray[np.float32]]
 
 

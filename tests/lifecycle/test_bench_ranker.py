@@ -21,6 +21,7 @@ def some_lists(*, num: int = 300, seed: int = 0) -> tuple[RankerLists, np.ndarra
         dense=scores[:, :, None],
         relevance=(scores == scores.max(axis=1, keepdims=True)).astype(np.float32),
         num_relevant=np.ones(num, dtype=np.int64),
+        query_embeddings=np.zeros((num, 0), dtype=np.float32),
     )
     return lists, scores
 

@@ -157,6 +157,7 @@ def test_some_of_the_requests_are_those_requests(stage_one: StageOne, dataset: D
     np.testing.assert_array_equal(some.asked.relevant, requests.asked.relevant[places])
     np.testing.assert_array_equal(some.candidates.scores, requests.candidates.scores[places])
     np.testing.assert_array_equal(some.inputs.history_rows, requests.inputs.history_rows[places])
+    np.testing.assert_array_equal(some.embeddings, requests.embeddings[places])
 
 
 def test_requests_are_answered_alike_together_and_in_parts(
@@ -170,10 +171,23 @@ def test_requests_are_answered_alike_together_and_in_parts(
     monkeypatch.setattr("lifecycle.candidates.ASKED_AT_ONCE", 2)
     parts = answered(stage_one, dataset, asked)
     np.testing.assert_array_equal(parts.candidates.rows, whole.candidates.rows)
+    np.testing.assert_allclose(parts.embeddings, whole.embeddings, rtol=1e-6)
     np.testing.assert_array_equal(parts.candidates.ranks, whole.candidates.ranks)
     np.testing.assert_allclose(parts.candidates.scores, whole.candidates.scores, rtol=1e-6)
     for field in fields(QueryInputs):
         np.testing.assert_array_equal(getattr(parts.inputs, field.name), getattr(whole.inputs, field.name))
+
+
+def test_lists_hold_what_the_towers_make_of_their_queries(stage_one: StageOne, dataset: Dataset) -> None:
+    embeddings = lists_of(stage_one, dataset).query_embeddings
+    rows = dataset.event_rows()
+    # MeanTower: the mean of the four newest items of a history, which all have as many
+    expected = [
+        stage_one.stage1.item_embeddings[rows[place - 4 : place]].mean(axis=0)
+        for place in each_event(dataset, "ranking").stops
+    ]
+    np.testing.assert_allclose(embeddings, expected, atol=1e-6)
+    np.testing.assert_array_equal(stage_one.embeddings(dataset, each_event(dataset, "ranking")), embeddings)
 
 
 def test_every_chosen_candidate_is_relevant_by_its_grade(stage_one: StageOne, dataset: Dataset) -> None:

@@ -9,15 +9,16 @@ from transformers import BertConfig, BertModel
 from ranking.data import RankerLists
 from ranking.model import ClsEncoder, EncoderSizes, Ranker, segments_of
 
-# Of every small ranker here: S tokens as [CLS] 3 of history [SEP] 2 of a candidate [SEP], F dense features.
-LENGTH, HISTORY_TOKENS, NUM_DENSE, PAD, VOCABULARY = 8, 3, 5, 0, 40
+# Of every small ranker here: S tokens as [CLS] 3 of history [SEP] 2 of a candidate [SEP], F dense features, and D wide
+# embeddings where it reads any.
+LENGTH, HISTORY_TOKENS, NUM_DENSE, PAD, VOCABULARY, WIDTH = 8, 3, 5, 0, 40, 4
 
 
 @pytest.fixture(scope="session")
 def build_ranker() -> Callable[..., Ranker]:
     """A ranker with random weights, of one layer of text or of dense features alone; without dropout."""
 
-    def build(*, seed: int = 0, text: bool = True, trained: bool = True) -> Ranker:
+    def build(*, seed: int = 0, text: bool = True, trained: bool = True, embeddings: bool = False) -> Ranker:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             sizes = EncoderSizes(
@@ -29,6 +30,7 @@ def build_ranker() -> Callable[..., Ranker]:
                 segments=segments_of(length=LENGTH, history_tokens=HISTORY_TOKENS),
                 hidden=6,
                 dropout=0.0,
+                embedding_width=WIDTH if embeddings else 0,
             )
             if trained:
                 with torch.no_grad():
@@ -57,6 +59,7 @@ def build_lists() -> Callable[..., RankerLists]:
             dense=dense,
             relevance=relevance,
             num_relevant=np.ones(num_lists, dtype=np.int64),
+            query_embeddings=generator.normal(size=(num_lists, WIDTH)).astype(np.float32),
         )
 
     return build

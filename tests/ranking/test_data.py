@@ -15,6 +15,7 @@ def lists_of(candidate_rows: NDArray[np.int64], relevance: NDArray[np.float32]) 
         dense=np.arange(num_lists * num_candidates, dtype=np.float32).reshape(num_lists, num_candidates, 1),
         relevance=relevance,
         num_relevant=np.ones(num_lists, dtype=np.int64),
+        query_embeddings=np.arange(num_lists, dtype=np.float32)[:, None],
     )
 
 
@@ -38,6 +39,7 @@ def test_taking_lists_takes_every_array() -> None:
     # list 2 has dense features 8..11
     assert taken.dense[0, :, 0].tolist() == [8, 9, 10, 11]
     assert taken.relevance[0].tolist() == [1, 0, 0, 0.5]
+    assert taken.query_embeddings.tolist() == [[2], [0]]
 
 
 def test_joined_lists_follow_each_other_with_every_array() -> None:

@@ -85,6 +85,34 @@ def test_a_saved_ranker_scores_the_same(build_ranker: BuildRanker, tmp_path: Pat
     np.testing.assert_array_equal(torch_scores(loaded, feeds), torch_scores(saved, feeds))
 
 
+def test_a_saved_teacher_goes_on_reading_embeddings(build_ranker: BuildRanker, tmp_path: Path) -> None:
+    saved, feeds = build_ranker(embeddings=True), inputs(2, 3)
+    embedded = np.random.default_rng(2).normal(size=(2, 3, 4)).astype(np.float32)
+    feeds["dense"] = np.concatenate([feeds["dense"], embedded], axis=2)
+    save_ranker(saved, tmp_path, spec_hash="abc")
+    loaded = load_ranker(tmp_path)
+    assert isinstance(loaded, Ranker)
+    assert loaded.embedding_width == 4
+    np.testing.assert_array_equal(torch_scores(loaded, feeds), torch_scores(saved, feeds))
+
+
+def test_a_ranker_of_before_reads_none(model: Ranker, tmp_path: Path) -> None:
+    save_ranker(model, tmp_path, spec_hash="abc")
+    sizes = json.loads((tmp_path / SIZES_FILE).read_text())
+    del sizes["cross"]["embedding_width"]
+    (tmp_path / SIZES_FILE).write_text(json.dumps(sizes))
+    np.testing.assert_array_equal(
+        torch_scores(load_ranker(tmp_path), inputs(2, 3)),  # type: ignore[arg-type]
+        torch_scores(model, inputs(2, 3)),
+    )
+
+
+def test_what_reads_embeddings_is_not_exported_for_serving(build_ranker: BuildRanker, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ranker\.onnx: this ranker reads the towers' embeddings, so it is a teacher"):
+        export_ranker(build_ranker(embeddings=True), tmp_path / "ranker.onnx", spec_hash="abc")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_ranker_half_saved_is_no_ranker(model: Ranker, tmp_path: Path) -> None:
     # The sizes are what marks a directory as complete, so they are written last: here the weights cannot be written.
     (tmp_path / WEIGHTS_FILE).mkdir()

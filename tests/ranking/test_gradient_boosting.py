@@ -103,6 +103,7 @@ def test_padding_is_not_learnt_from(train: RankerLists, validation: RankerLists)
         dense=np.concatenate([train.dense, np.full((num_lists, 2, 5), 99.0, dtype=np.float32)], axis=1),
         relevance=np.pad(train.relevance, ((0, 0), (0, 2))),
         num_relevant=train.num_relevant,
+        query_embeddings=train.query_embeddings,
     )
     first, second = (RECIPE.fit(lists, validation, feature_names=NAMES) for lists in (train, padded))
     np.testing.assert_array_equal(first.score(validation.dense), second.score(validation.dense))

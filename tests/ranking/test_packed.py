@@ -33,6 +33,13 @@ def test_packed_rows_score_as_padded_ones_and_in_their_order(
     np.testing.assert_allclose(scores, score_pairs(model, tokens, dense), atol=1e-4, rtol=0.0)
 
 
+def test_embeddings_count_as_they_do_in_padded_rows(build_ranker: BuildRanker) -> None:
+    model, (tokens, dense) = build_ranker(embeddings=True), padded_rows(20, seed=1)
+    read = np.concatenate([dense, np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)], axis=1)
+    scores = packed_scorer(model)(tokens, read)
+    np.testing.assert_allclose(scores, score_pairs(model, tokens, read), atol=1e-4, rtol=0.0)
+
+
 def test_the_place_of_a_token_counts_though_padding_is_dropped(build_ranker: BuildRanker) -> None:
     tokens = np.zeros((2, LENGTH), dtype=np.int32)
     tokens[:, 0], tokens[0, 1], tokens[1, 6] = 5, 7, 7  # the same tokens, in another position and segment

@@ -26,6 +26,7 @@ class CountingRanker(Ranker):
             segments=like.segments.numpy(),
             hidden=like.joint[-1].in_features,
             dropout=0.0,
+            embedding_width=like.embedding_width,
         )
         self.load_state_dict(like.state_dict())
         self.limit = limit
@@ -81,6 +82,17 @@ def test_only_what_is_new_is_scored(build_ranker: BuildRanker, tmp_path: Path) -
     other_dense[1, 0] += 1
     cache.score(model, other_tokens, other_dense)
     assert model.num_pairs == 12
+
+
+def test_other_embeddings_of_the_same_pair_are_scored_anew(build_ranker: BuildRanker, tmp_path: Path) -> None:
+    model, cache = CountingRanker(build_ranker(embeddings=True)), ScoreCache(tmp_path / "scores.sqlite")
+    tokens, dense = pairs(10)
+    embedded = np.random.default_rng(1).normal(size=(10, 4)).astype(np.float32)
+    before = cache.score(model, tokens, np.concatenate([dense, embedded], axis=1))
+    embedded[3, 2] += 1.0
+    after = cache.score(model, tokens, np.concatenate([dense, embedded], axis=1))
+    assert model.num_pairs == 11
+    assert np.flatnonzero(before != after).tolist() == [3]
 
 
 def test_other_weights_have_other_scores(build_ranker: BuildRanker, tmp_path: Path) -> None:
