@@ -54,5 +54,5 @@ def read_by(teacher: Ranker, lists: RankerLists, *, item_embeddings: FloatArray)
 
 
 def _unit(embeddings: FloatArray) -> FloatArray:
-    lengths: FloatArray = np.linalg.norm(embeddings, axis=-1, keepdims=True)
-    return embeddings / np.maximum(lengths, np.float32(1e-6))
+    lengths = np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    return np.divide(embeddings, np.maximum(lengths, 1e-6), dtype=np.float32)

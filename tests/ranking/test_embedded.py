@@ -103,10 +103,9 @@ def test_absent_embeddings_have_finite_scores(build_ranker: BuildRanker, build_l
 
 
 def test_towers_of_another_width_are_refused(build_ranker: BuildRanker, build_lists: BuildLists) -> None:
+    teacher, wider = build_ranker(embeddings=True), some_embeddings(NUM_ROWS, WIDTH + 2)
     with pytest.raises(ValueError, match=r"learnt on towers of width 4; these embeddings have 4 and 6: train it again"):
-        read_by(
-            build_ranker(embeddings=True), build_lists(num_lists=2), item_embeddings=some_embeddings(NUM_ROWS, WIDTH + 2)
-        )
+        read_by(teacher, build_lists(num_lists=2), item_embeddings=wider)
 
 
 def test_embeddings_without_a_text_are_refused(build_ranker: BuildRanker) -> None:
