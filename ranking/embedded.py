@@ -55,4 +55,5 @@ def read_by(teacher: Ranker, lists: RankerLists, *, item_embeddings: FloatArray)
 
 def _unit(embeddings: FloatArray) -> FloatArray:
     lengths = np.linalg.norm(embeddings, axis=-1, keepdims=True)
-    return np.divide(embeddings, np.maximum(lengths, 1e-6), dtype=np.float32)
+    units: FloatArray = np.divide(embeddings, np.maximum(lengths, 1e-6), dtype=np.float32)
+    return units
