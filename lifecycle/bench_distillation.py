@@ -126,10 +126,11 @@ class DistillationBench:
             raise ValueError(f"{self.ranker_dir / TEACHER} holds no cross-encoder: run scripts/train_ranker.py")
         recipe = self.training.teacher
         cache = ScoreCache(Path(recipe.cache), open_scorer=partial(teacher_scorer, num_workers=recipe.num_workers))
+        read = self.training.read_by(teacher, lists)
         return cache.score(
             teacher,
-            lists.tokens.reshape(-1, lists.tokens.shape[-1]),
-            lists.dense.reshape(-1, lists.dense.shape[-1]),
+            read.tokens.reshape(-1, read.tokens.shape[-1]),
+            read.dense.reshape(-1, read.dense.shape[-1]),
         ).reshape(lists.candidate_rows.shape)
 
     def _rows(

@@ -228,7 +228,8 @@ class RankerTraining:
             embedding_width=embedding_width,
         )
 
-    def _read_by(self, teacher: Ranker, lists: RankerLists) -> RankerLists:
+    def read_by(self, teacher: Ranker, lists: RankerLists) -> RankerLists:
+        """Lists of `lists` as the teacher reads them: with embeddings of the towers that found them, if it reads any."""
         return read_by(teacher, lists, item_embeddings=self.stage_one.stage1.item_embeddings)
 
     def _fit_teacher(self, dense: AnyRanker, lists: RankerLists) -> AnyRanker:
@@ -243,7 +244,7 @@ class RankerTraining:
         teacher = self._ranker(encoder, dropout=recipe.fit.dropout, embedding_width=width)
         teacher.take_dense_part(dense)
         some = self._some(lists, recipe.fit.max_lists or len(lists))
-        return self._fit(teacher, self._read_by(teacher, some), recipe.fit)
+        return self._fit(teacher, self.read_by(teacher, some), recipe.fit)
 
     def taught_student(self, dense: AnyRanker, teacher: AnyRanker, lists: RankerLists) -> AnyRanker:
         """A student that has learnt from lists and teacher, its two parts not weighed yet.
@@ -297,7 +298,7 @@ class RankerTraining:
         numbers, places = lists.samples(num_negatives=self.teacher.scored_negatives, generator=generator)
         chosen = np.sort(generator.permutation(len(numbers))[: self.teacher.scored_lists])
         numbers, places = numbers[chosen], places[chosen]
-        read, own = self._read_by(teacher, lists.take(numbers)), np.arange(len(numbers))[:, None]
+        read, own = self.read_by(teacher, lists.take(numbers)), np.arange(len(numbers))[:, None]
         # Where the trainer would train it: on a GPU machine the teacher scores there too.
         device = self._trainer().strategy.root_device
         open_scorer = partial(teacher_scorer, num_workers=self.teacher.num_workers)

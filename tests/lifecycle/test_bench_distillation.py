@@ -15,6 +15,7 @@ def lists_of(relevance: np.ndarray, *, num_present: int | None = None) -> Ranker
         dense=np.zeros((num, width, 1), dtype=np.float32),
         relevance=relevance.astype(np.float32),
         num_relevant=np.ones(num, dtype=np.int64),
+        query_embeddings=np.zeros((num, 0), dtype=np.float32),
     )
 
 
