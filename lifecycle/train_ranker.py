@@ -229,7 +229,7 @@ class RankerTraining:
         )
 
     def read_by(self, teacher: Ranker, lists: RankerLists) -> RankerLists:
-        """Lists of `lists` as the teacher reads them: with embeddings of the towers that found them, if it reads any."""
+        """Lists as this teacher reads them: with embeddings of the towers that found them, if it reads any."""
         return read_by(teacher, lists, item_embeddings=self.stage_one.stage1.item_embeddings)
 
     def _fit_teacher(self, dense: AnyRanker, lists: RankerLists) -> AnyRanker:
