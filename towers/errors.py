@@ -2,7 +2,9 @@
 
 TowersError
 ├── UnfitPieces       settings that are right one by one and wrong together, or for these data (also a ValueError)
-└── LossNotFinite     training met a loss that is no number; the message says where the batch lies
+├── LossNotFinite     training met a loss that is no number; the message says where the batch lies
+├── UnreadableIndex   a file is no index: missing, truncated or of another kind (also a ValueError)
+└── GpuMissing        an index is to be searched on a GPU and cannot be (also a RuntimeError)
 """
 
 
@@ -16,3 +18,11 @@ class UnfitPieces(TowersError, ValueError):
 
 class LossNotFinite(TowersError):
     """A loss is infinite or not a number, so training cannot go on."""
+
+
+class UnreadableIndex(TowersError, ValueError):
+    """A file is no index: missing, truncated or of another kind."""
+
+
+class GpuMissing(TowersError, RuntimeError):
+    """An index is to be searched on a GPU and cannot be; the message says what is missing."""

@@ -118,14 +118,14 @@ def test_a_file_that_ends_too_early_is_refused_by_name(tmp_path, share):
     INDEX.write(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match=r"index\.faiss is not a readable Faiss index; build it again"):
+    with pytest.raises(ValueError, match=r"index\.faiss is not a readable index .*build it again"):
         ItemIndex.read(path)
 
 
 def test_a_file_of_another_kind_or_none_at_all_is_refused_by_name(tmp_path):
     (tmp_path / "text.faiss").write_text("no index, but long enough to be one, if it were read as one")
     for name in ("text.faiss", "absent.faiss"):
-        with pytest.raises(ValueError, match=rf"{name} is not a readable Faiss index; build it again"):
+        with pytest.raises(ValueError, match=rf"{name} is not a readable index .*build it again"):
             ItemIndex.read(tmp_path / name)
 
 

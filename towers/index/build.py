@@ -1,6 +1,7 @@
 """Building an index over item embeddings. numpy and faiss only.
 
-Owns which Faiss structure holds the embeddings; conf/index/*.yaml chooses it.
+Owns what every builder checks, and the two plainest: exact search, and a graph. conf/index/*.yaml chooses one;
+inverted lists are in lists.py, what may be put around a builder in band.py and gpu_build.py.
 """
 
 from typing import Protocol
@@ -9,7 +10,13 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from towers.errors import UnfitPieces
+from towers.index.effort import Effort
+from towers.index.norms import normalised
+from towers.index.part import Part, overwrite
 from towers.index.search import ItemIndex
+
+LARGEST_HALF = 65504.0
 
 
 class IndexBuilder(Protocol):
@@ -19,7 +26,12 @@ class IndexBuilder(Protocol):
         """Build the index."""
 
 
-def _checked(embeddings: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def checked(embeddings: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The same as Faiss wants them.
+
+    Raises:
+        ValueError: shapes do not fit, an embedding is no number, or a row stands twice.
+    """
     if embeddings.ndim != 2 or len(embeddings) != len(rows) or len(rows) == 0:
         raise ValueError(
             f"expected embeddings [N, D] and as many rows, N >= 1; got {embeddings.shape} and {rows.shape}"
@@ -28,18 +40,32 @@ def _checked(embeddings: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArra
         raise ValueError("item embeddings hold NaN or infinity; the towers did not train: see the loss curve")
     if len(np.unique(rows)) != len(rows):
         raise ValueError("an item stands in the index twice: rows must be distinct")
-    return np.ascontiguousarray(embeddings, dtype=np.float32)
+    return np.ascontiguousarray(embeddings, dtype=np.float32), np.array(rows, dtype=np.int64)
 
 
 class FlatBuilder:
-    """Exact search by inner product: every query reads every embedding, 4 bytes a coordinate."""
+    """Exact search by inner product: every query reads every embedding, 4 bytes a coordinate.
+
+    Args:
+        half: embeddings are kept in half precision, 2 bytes a coordinate, and scores are products with these: off by
+            2^-11 of the sum of the products' magnitudes at most.
+    """
+
+    def __init__(self, *, half: bool = False) -> None:
+        self.half = half
 
     def build(self, embeddings: NDArray[np.float32], rows: NDArray[np.int64]) -> ItemIndex:
         """Build the index."""
-        checked = _checked(embeddings, rows)
-        index = faiss.IndexIDMap2(faiss.IndexFlatIP(checked.shape[1]))
-        index.add_with_ids(checked, rows)
-        return ItemIndex(index)
+        embeddings, rows = checked(embeddings, rows)
+        width = embeddings.shape[1]
+        structure: faiss.Index = faiss.IndexFlatIP(width)
+        if self.half:
+            largest = float(np.abs(embeddings).max(initial=0.0))
+            if largest > LARGEST_HALF:
+                raise UnfitPieces(f"half precision ends at {LARGEST_HALF:.0f}; got {largest:.6g}: choose index=flat")
+            structure = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        structure.add(embeddings)
+        return ItemIndex((Part(rows=rows, structure=structure, width=width),))
 
 
 class HnswBuilder:
@@ -49,19 +75,21 @@ class HnswBuilder:
         links: graph degree.
         build_beam: candidates examined for each item while building.
         search_beam: candidates examined for each query; recall and latency grow with it.
+        normalised: links are made by angle rather than by product; searches go by product either way.
     """
 
-    def __init__(self, *, links: int, build_beam: int, search_beam: int) -> None:
+    def __init__(self, *, links: int, build_beam: int, search_beam: int, normalised: bool = False) -> None:
         self.links = links
         self.build_beam = build_beam
-        self.search_beam = search_beam
+        self.effort = Effort(beam=search_beam)
+        self.normalised = normalised
 
     def build(self, embeddings: NDArray[np.float32], rows: NDArray[np.int64]) -> ItemIndex:
         """Build the index."""
-        checked = _checked(embeddings, rows)
-        graph = faiss.IndexHNSWFlat(checked.shape[1], self.links, faiss.METRIC_INNER_PRODUCT)
+        embeddings, rows = checked(embeddings, rows)
+        width = embeddings.shape[1]
+        graph = faiss.IndexHNSWFlat(width, self.links, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = self.build_beam
-        graph.hnsw.efSearch = self.search_beam
-        index = faiss.IndexIDMap2(graph)
-        index.add_with_ids(checked, rows)
-        return ItemIndex(index)
+        graph.add(normalised(embeddings) if self.normalised else embeddings)
+        overwrite(faiss.downcast_index(graph.storage), embeddings)
+        return ItemIndex((Part(rows=rows, structure=graph, width=width, effort=self.effort),))

@@ -1,16 +1,20 @@
 """Search over item embeddings.
 
-Owns reading an index and answering from it. Knows nothing of queries, features or torch. Faiss holds ItemRows as its
-ids, so what a search returns addresses the item table directly.
+Owns what an index is and how it answers: parts (part.py), whose answers are merged. Knows nothing of queries, features
+or torch. What a search returns are ItemRows, so it addresses the item table directly.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Self
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
+
+from towers.errors import UnfitPieces
+from towers.index.effort import Effort
+from towers.index.index_file import read_parts, write_parts
+from towers.index.part import Part
 
 NO_RESULT = 0  # the padding row: an index with fewer than k items fills up with it
 
@@ -20,7 +24,7 @@ class SearchResult:
     """The best items of N queries, best first.
 
     Attributes:
-        rows: [N, k] ItemRow; NO_RESULT where the index has fewer than k items.
+        rows: [N, k] ItemRow; NO_RESULT where no more were found.
         scores: [N, k] inner product; -inf where there is no result.
     """
 
@@ -28,49 +32,65 @@ class SearchResult:
     scores: NDArray[np.float32]
 
 
+@dataclass(frozen=True, eq=False)
 class ItemIndex:
-    """A Faiss index over item embeddings whose ids are ItemRows."""
+    """Item embeddings of one width, each in one of the parts; they come from builders (build.py).
 
-    def __init__(self, index: Any) -> None:
-        self._index = index
+    Scores are inner products with the embeddings to float32's rounding, whichever part found them; with embeddings
+    rounded to half precision where only those are kept (FlatBuilder's `half`).
+    """
+
+    parts: tuple[Part, ...]
 
     @classmethod
-    def read(cls, path: Path) -> "ItemIndex":
-        """Read an index; a missing, truncated or foreign file raises a ValueError that names it."""
-        try:
-            return cls(faiss.read_index(str(path)))
-        except RuntimeError as error:
-            raise ValueError(f"{path} is not a readable Faiss index; build it again: scripts/build_index.py") from error
+    def read(cls, path: Path) -> Self:
+        """Read an index.
+
+        Raises:
+            UnreadableIndex: it is missing, truncated or of another kind.
+            GpuMissing: it is to be searched on a GPU, and there is none.
+        """
+        return cls(read_parts(path))
 
     def write(self, path: Path) -> None:
         """Write the index; readers never see a half-written one."""
-        partial = path.with_suffix(".partial")
-        faiss.write_index(self._index, str(partial))
-        partial.replace(path)
+        write_parts(path, self.parts)
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return sum(len(part.rows) for part in self.parts)
 
     @property
     def width(self) -> int:
         """Width of the embeddings."""
-        return int(self._index.d)
+        return self.parts[0].width
 
-    def with_last(self, values: NDArray[np.float32]) -> "ItemIndex":
+    @property
+    def effort(self) -> Effort:
+        """How much a search reads; a part that is searched exactly has no settings."""
+        return next((part.effort for part in self.parts if part.effort.names), Effort())
+
+    def with_effort(self, effort: Effort) -> Self:
+        """The same index, searched with another effort; nothing is copied.
+
+        Raises:
+            UnfitPieces: it has other settings than this index.
+        """
+        if effort.names != self.effort.names:
+            raise UnfitPieces(f"this index is searched by {self.effort}; got {effort}: give the same settings")
+        parts = (replace(part, effort=effort) if part.effort.names else part for part in self.parts)
+        return replace(self, parts=tuple(parts))
+
+    def with_last(self, values: NDArray[np.float32]) -> Self:
         """A copy in which the last coordinate of each embedding is another one; this index stays as it is.
 
-        What the structure was built on is the former coordinate. Exact search is exact with either; a graph keeps its
-        links, and so reaches items whose coordinate changed much less surely until it is built again.
+        What a structure was built on is the former coordinate. Exact search is exact with either. Inverted lists and
+        codes are made again by the former centroids, ranges and codebooks; a graph keeps its links, and so reaches
+        items whose coordinate changed much less surely until it is built again.
 
         Args:
             values: [R] by ItemRow.
         """
-        index: Any = faiss.clone_index(self._index)
-        holder: Any = faiss.downcast_index(index.index)
-        flat: Any = faiss.downcast_index(holder.storage) if hasattr(holder, "storage") else holder
-        stored = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
-        stored[:, -1] = values[faiss.vector_to_array(index.id_map)]
-        return ItemIndex(index)
+        return replace(self, parts=tuple(part.with_last(values) for part in self.parts))
 
     def search(self, query_embeddings: NDArray[np.float32], *, k: int) -> SearchResult:
         """The k items with the largest inner product for each of N queries [N, D]."""
@@ -80,6 +100,23 @@ class ItemIndex:
             raise ValueError(f"expected k of at least 1; got {k}")
         if not np.isfinite(query_embeddings).all():
             raise ValueError("query embeddings hold NaN or infinity; check the query tower's inputs")
-        scores, rows = self._index.search(np.ascontiguousarray(query_embeddings, dtype=np.float32), k)
+        queries = np.ascontiguousarray(query_embeddings, dtype=np.float32)
+        found = [part.find(queries, k=k) for part in self.parts]
+        scores, rows = (np.concatenate(own, axis=1) for own in zip(*found, strict=True))
+        if len(self.parts) > 1 or self.parts[0].stored is not None:
+            scores, rows = _best(scores, rows, k=k)
         missing = rows < 0
         return SearchResult(rows=np.where(missing, NO_RESULT, rows), scores=np.where(missing, -np.inf, scores))
+
+
+def _best(
+    scores: NDArray[np.float32], rows: NDArray[np.int64], *, k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """[N, C] -> [N, k], best first; row -1 last, and where there are fewer."""
+    scores = np.where(rows < 0, np.float32(-np.inf), scores)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    lacking = ((0, 0), (0, k - order.shape[1]))
+    return (
+        np.pad(np.take_along_axis(scores, order, axis=1), lacking),
+        np.pad(np.take_along_axis(rows, order, axis=1), lacking, constant_values=-1),
+    )

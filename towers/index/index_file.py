@@ -1,0 +1,92 @@
+"""An index as one file: an npz archive of each part's rows, structure and stored embeddings, and a json of settings.
+
+Owns the layout. The archive's directory stands at its end and has a checksum of every member, so a file that ends
+early or was changed is refused. Files of before, one bare Faiss index, are read too.
+"""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from towers.errors import UnreadableIndex
+from towers.index.effort import Effort
+from towers.index.part import Part
+
+FORMAT = "twostage index 1"
+BARE = b"IxM2"  # how Faiss begins a file of an IndexIDMap2
+
+
+def write_parts(path: Path, parts: Sequence[Part]) -> None:
+    """Write the file; readers never see a half-written one."""
+    settings = [
+        {"width": part.width, "effort": asdict(part.effort), "radius": part.radius, "on_gpu": part.on_gpu}
+        for part in parts
+    ]
+    arrays = {"settings": np.array(json.dumps({"format": FORMAT, "parts": settings}))}
+    for place, part in enumerate(parts):
+        arrays[f"{place}.rows"] = part.rows
+        arrays[f"{place}.structure"] = faiss.serialize_index(part.structure)
+        if part.stored is not None:
+            arrays[f"{place}.stored"] = part.stored
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    partial.replace(path)
+
+
+def read_parts(path: Path) -> tuple[Part, ...]:
+    """The reverse of `write_parts`.
+
+    Raises:
+        UnreadableIndex: the file is missing, truncated or of another kind.
+        GpuMissing: a part is to be searched on a GPU, and there is none.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(len(BARE)) == BARE:
+                return (_bare_part(faiss.read_index(str(path))),)
+            if not zipfile.is_zipfile(file):
+                raise ValueError("no archive, or one cut short")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                document = json.loads(str(arrays["settings"]))
+                if document["format"] != FORMAT:
+                    raise ValueError(f"expected {FORMAT!r}; got {document['format']!r}")
+                read = [_read_part(arrays, place, own) for place, own in enumerate(document["parts"])]
+    except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        raise UnreadableIndex(
+            f"{path} is not a readable index ({error}); build it again: scripts/build_index.py"
+        ) from error
+    return tuple(Part(**own) for own in read)
+
+
+def _read_part(arrays: Any, place: int, settings: dict[str, Any]) -> dict[str, Any]:
+    structure = faiss.deserialize_index(arrays[f"{place}.structure"])
+    rows, name = arrays[f"{place}.rows"], f"{place}.stored"
+    stored: NDArray[np.float32] | None = arrays[name] if name in arrays else None
+    width = int(settings["width"])
+    if len(rows) != structure.ntotal or (stored is not None and stored.shape != (len(rows), width)):
+        raise ValueError(f"part {place} has {len(rows)} rows and {structure.ntotal} items")
+    return {
+        "rows": rows,
+        "structure": structure,
+        "width": width,
+        "effort": Effort(**settings["effort"]),
+        "radius": settings["radius"],
+        "stored": stored,
+        "on_gpu": settings["on_gpu"],
+    }
+
+
+def _bare_part(index: Any) -> Part:
+    structure: Any = faiss.clone_index(faiss.downcast_index(index.index))
+    beam = structure.hnsw.efSearch if hasattr(structure, "hnsw") else None
+    rows = faiss.vector_to_array(index.id_map)
+    return Part(rows=rows, structure=structure, width=structure.d, effort=Effort(beam=beam))

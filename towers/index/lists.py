@@ -1,0 +1,177 @@
+"""Inverted lists: centroids divide the items, and a query reads the lists of its nearest centroids.
+
+Owns the three types that differ in what a list keeps of an item. With `on_sphere` lists are chosen by Euclidean
+distance to items on a sphere (norms.py), which knows of norms; without, by product with centroids of length 1, as Faiss
+does by itself. Scores within a list are products either way.
+"""
+
+# Shapes: P items, D width of the embeddings, W width of the structure.
+
+from collections.abc import Callable
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from towers.index.build import checked
+from towers.index.effort import Effort
+from towers.index.norms import norms
+from towers.index.part import Part
+from towers.index.search import ItemIndex
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+FEWEST_A_LIST = 39  # below which Faiss warns that centroids fit noise
+
+
+def build_lists(
+    embeddings: FloatArray,
+    rows: IntArray,
+    *,
+    structure_of: Callable[[faiss.Index, int, int], Any],
+    lists: int,
+    effort: Effort,
+    on_sphere: bool,
+    multiple: int = 1,
+    centroids_a_code: int = 16,
+) -> ItemIndex:
+    """An index of one part with inverted lists.
+
+    Args:
+        embeddings: [P, D].
+        rows: [P].
+        structure_of: from centroids' quantiser, W and number of lists to the structure, untrained.
+        lists: fewer where they would have fewer than FEWEST_A_LIST items each.
+        effort: of a search; with `refine` the embeddings are stored.
+        on_sphere: whether lists are chosen by distance on the sphere.
+        multiple: that W is made to be.
+        centroids_a_code: of a codebook, which wants as many items to learn from.
+    """
+    embeddings, rows = checked(embeddings, rows)
+    width = embeddings.shape[1] + on_sphere
+    width += -width % multiple
+    structure = structure_of(
+        faiss.IndexFlatL2(width) if on_sphere else faiss.IndexFlatIP(width),
+        width,
+        max(1, min(lists, len(rows) // FEWEST_A_LIST)),
+    )
+    structure.cp.spherical = not on_sphere
+    part = Part(
+        rows=rows,
+        structure=structure,
+        width=embeddings.shape[1],
+        effort=effort,
+        radius=float(norms(embeddings).max()) if on_sphere else None,
+        stored=None if effort.refine is None else embeddings,
+    )
+    placed = part.placed(embeddings)
+    # Fewer items than a codebook has entries are shown several times.
+    structure.train(np.resize(placed, (max(len(placed), centroids_a_code), width)))
+    structure.add(placed)
+    return ItemIndex((part,))
+
+
+class IvfFlatBuilder:
+    """Lists of embeddings as they are: what is read is scored exactly.
+
+    Args:
+        lists: number of centroids.
+        probes: lists read for each query; recall and latency grow with it.
+        on_sphere: see this module.
+    """
+
+    def __init__(self, *, lists: int, probes: int, on_sphere: bool = True) -> None:
+        self.lists = lists
+        self.effort = Effort(lists=probes)
+        self.on_sphere = on_sphere
+
+    def build(self, embeddings: FloatArray, rows: IntArray) -> ItemIndex:
+        """Build the index."""
+
+        def structure_of(quantiser: faiss.Index, width: int, lists: int) -> Any:
+            return faiss.IndexIVFFlat(quantiser, width, lists, faiss.METRIC_INNER_PRODUCT)
+
+        return build_lists(
+            embeddings,
+            rows,
+            structure_of=structure_of,
+            lists=self.lists,
+            effort=self.effort,
+            on_sphere=self.on_sphere,
+        )
+
+
+class IvfSq8Builder:
+    """Lists of one byte a coordinate; what they find is scored again by the embeddings, stored beside them.
+
+    Args:
+        lists: number of centroids.
+        probes: lists read for each query.
+        refine: candidates scored again, a multiple of k.
+        on_sphere: see this module.
+    """
+
+    def __init__(self, *, lists: int, probes: int, refine: int, on_sphere: bool = True) -> None:
+        self.lists = lists
+        self.effort = Effort(lists=probes, refine=refine)
+        self.on_sphere = on_sphere
+
+    def build(self, embeddings: FloatArray, rows: IntArray) -> ItemIndex:
+        """Build the index."""
+
+        def structure_of(quantiser: faiss.Index, width: int, lists: int) -> Any:
+            bits = faiss.ScalarQuantizer.QT_8bit
+            # Not of residuals: Faiss adds the distance to the centroid to their products, and here that is no product.
+            return faiss.IndexIVFScalarQuantizer(quantiser, width, lists, bits, faiss.METRIC_INNER_PRODUCT, False)
+
+        return build_lists(
+            embeddings,
+            rows,
+            structure_of=structure_of,
+            lists=self.lists,
+            effort=self.effort,
+            on_sphere=self.on_sphere,
+        )
+
+
+class IvfFastScanBuilder:
+    """Lists of 4 bits for every few coordinates, scored within registers; then again by the embeddings, stored beside.
+
+    Args:
+        lists: number of centroids; 1: every code is read.
+        probes: lists read for each query.
+        coordinates_a_code: coordinates that share 4 bits.
+        refine: candidates scored again, a multiple of k.
+        on_sphere: see this module.
+
+    Source: André et al., TPAMI 2021, "Quicker ADC".
+    """
+
+    def __init__(
+        self, *, lists: int, probes: int, coordinates_a_code: int, refine: int, on_sphere: bool = True
+    ) -> None:
+        self.lists = lists
+        self.coordinates_a_code = coordinates_a_code
+        self.effort = Effort(lists=probes, refine=refine)
+        self.on_sphere = on_sphere
+
+    def build(self, embeddings: FloatArray, rows: IntArray) -> ItemIndex:
+        """Build the index."""
+
+        def structure_of(quantiser: faiss.Index, width: int, lists: int) -> Any:
+            codes = width // self.coordinates_a_code
+            structure = faiss.IndexIVFPQFastScan(quantiser, width, lists, codes, 4, faiss.METRIC_INNER_PRODUCT)
+            structure.by_residual = False  # as for IvfSq8Builder
+            return structure
+
+        return build_lists(
+            embeddings,
+            rows,
+            structure_of=structure_of,
+            lists=self.lists,
+            effort=self.effort,
+            on_sphere=self.on_sphere,
+            multiple=self.coordinates_a_code,
+        )
