@@ -98,7 +98,7 @@ class IvfPqBuilder:
 
 
 class CagraBuilder:
-    """NVIDIA's graph of items on a sphere, built and searched on the GPU; scored again by the embeddings, stored beside.
+    """NVIDIA's graph of items on a sphere, built and searched there; scored again by the embeddings, stored beside.
 
     Args:
         links: graph degree; while it is built, twice as many.

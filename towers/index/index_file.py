@@ -26,7 +26,13 @@ BARE = b"IxM2"  # how Faiss begins a file of an IndexIDMap2
 def write_parts(path: Path, parts: Sequence[Part]) -> None:
     """Write the file; readers never see a half-written one."""
     settings = [
-        {"width": part.width, "effort": asdict(part.effort), "radius": part.radius, "on_gpu": part.on_gpu}
+        {
+            "width": part.width,
+            "effort": asdict(part.effort),
+            "radius": part.radius,
+            "stored": part.stored is not None,
+            "on_gpu": part.on_gpu,
+        }
         for part in parts
     ]
     arrays = {"settings": np.array(json.dumps({"format": FORMAT, "parts": settings}))}
@@ -69,8 +75,8 @@ def read_parts(path: Path) -> tuple[Part, ...]:
 
 def _read_part(arrays: Any, place: int, settings: dict[str, Any]) -> dict[str, Any]:
     structure = faiss.deserialize_index(arrays[f"{place}.structure"])
-    rows, name = arrays[f"{place}.rows"], f"{place}.stored"
-    stored: NDArray[np.float32] | None = arrays[name] if name in arrays else None
+    rows = arrays[f"{place}.rows"]
+    stored: NDArray[np.float32] | None = arrays[f"{place}.stored"] if settings["stored"] else None
     width = int(settings["width"])
     if len(rows) != structure.ntotal or (stored is not None and stored.shape != (len(rows), width)):
         raise ValueError(f"part {place} has {len(rows)} rows and {structure.ntotal} items")

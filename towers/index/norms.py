@@ -44,7 +44,7 @@ def padded(embeddings: FloatArray, *, width: int) -> FloatArray:
 def normalised(embeddings: FloatArray) -> FloatArray:
     """Of length 1, but for zeros, which stay: [P, D] -> [P, D]."""
     lengths = norms(embeddings)[:, None]
-    result: FloatArray = embeddings / np.where(lengths > 0, lengths, np.float32(1))
+    result: FloatArray = np.divide(embeddings, lengths, out=embeddings.copy(), where=lengths > 0)
     return result
 
 

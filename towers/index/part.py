@@ -58,6 +58,7 @@ class Part:
         searched: Any = self._searched  # type: ignore[attr-defined]
         scores, places = searched.search(padded(queries, width=self.structure.d), num, params=self._parameters())
         if self.stored is not None:
+            _fill(places)
             FAISS.fvec_inner_products_by_idx(
                 *map(faiss.swig_ptr, (scores, queries, self.stored, places)), self.width, *places.shape
             )
@@ -99,6 +100,16 @@ class Part:
                 return FAISS.SearchParametersCagra(itopk_size=self.effort.beam)
             return FAISS.SearchParametersHNSW(efSearch=self.effort.beam)
         return None
+
+
+def _fill(places: IntArray) -> None:
+    """Put the first places [N, C], C <= P, that were not found where none was.
+
+    A fast scan passes over items of its lowest score, so of items that are all alike it finds none.
+    """
+    for own in places:
+        if own[-1] < 0:
+            own[own < 0] = np.setdiff1d(np.arange(len(own)), own)[: (own < 0).sum()]
 
 
 def overwrite(flat: Any, embeddings: FloatArray) -> None:

@@ -113,10 +113,10 @@ def _best(
     scores: NDArray[np.float32], rows: NDArray[np.int64], *, k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """[N, C] -> [N, k], best first; row -1 last, and where there are fewer."""
-    scores = np.where(rows < 0, np.float32(-np.inf), scores)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    lacking = ((0, 0), (0, k - order.shape[1]))
-    return (
-        np.pad(np.take_along_axis(scores, order, axis=1), lacking),
-        np.pad(np.take_along_axis(rows, order, axis=1), lacking, constant_values=-1),
-    )
+    order = np.where(rows < 0, np.float32(np.inf), -scores).argsort(axis=1, kind="stable")[:, :k]
+    queries = np.arange(len(scores))[:, None]
+    scores, rows = scores[queries, order], rows[queries, order]
+    if order.shape[1] == k:
+        return scores, rows
+    lacking = ((0, 0), (0, k - order.shape[1]))  # np.pad costs as much as a search of short lists
+    return np.pad(scores, lacking), np.pad(rows, lacking, constant_values=-1)
