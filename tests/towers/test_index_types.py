@@ -247,6 +247,20 @@ def test_half_precision_scores_by_rounded_embeddings():
         FlatBuilder(half=True).build(np.full((2, 3), 7e4, np.float32), np.arange(2))
 
 
+def test_bytes_alone_score_by_what_they_say_at_every_tick():
+    items, queries, rows = items_of(2000, tail=0.3), items_of(20, seed=1), np.arange(2000) + 2
+    index = exhaustive(IvfSq8Builder(lists=16, probes=4, refine=None).build(items, rows))
+    assert index.effort.names == ("lists",)
+    # A coordinate is off by half of a 255th of its range at most; another tick changes nothing but the last one.
+    step = (items.max(axis=0) - items.min(axis=0)) / 255
+    values = np.append([0, 0], items[:, -1][::-1]).astype(np.float32)
+    for own, held in ((index, items), (index.with_last(values), np.column_stack([items[:, :-1], values[2:]]))):
+        found = own.search(queries, k=100)
+        products = np.einsum("nkd,nd->nk", held[found.rows - 2], queries)
+        assert (np.abs(found.scores - products) <= 0.51 * (np.abs(queries) @ step)[:, None]).all()
+        assert recall(own, held, queries, k=100) > 0.95
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
 def test_a_share_that_leaves_no_rest_is_refused(share):
     with pytest.raises(UnfitPieces, match="leave HeaviestApart out"):

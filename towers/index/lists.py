@@ -104,16 +104,17 @@ class IvfFlatBuilder:
 
 
 class IvfSq8Builder:
-    """Lists of one byte a coordinate; what they find is scored again by the embeddings, stored beside them.
+    """Lists of one byte a coordinate.
 
     Args:
         lists: number of centroids.
         probes: lists read for each query.
-        refine: candidates scored again, a multiple of k.
+        refine: candidates scored again by the embeddings, which are then stored beside the bytes, a multiple of k;
+            None: bytes alone are kept, and scores are products with what they say.
         on_sphere: see this module.
     """
 
-    def __init__(self, *, lists: int, probes: int, refine: int, on_sphere: bool = True) -> None:
+    def __init__(self, *, lists: int, probes: int, refine: int | None, on_sphere: bool = True) -> None:
         self.lists = lists
         self.effort = Effort(lists=probes, refine=refine)
         self.on_sphere = on_sphere

@@ -16,7 +16,7 @@ from towers.index.effort import Effort
 from towers.index.index_file import read_parts, write_parts
 from towers.index.part import Part
 
-NO_RESULT = 0  # the padding row: an index with fewer than k items fills up with it
+NO_RESULT = 0  # the padding row: a list of fewer than k items is filled up with it
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class SearchResult:
     """The best items of N queries, best first.
 
     Attributes:
-        rows: [N, k] ItemRow; NO_RESULT where no more were found.
+        rows: [N, k] ItemRow; NO_RESULT where no more were found: the index has fewer than k items, or lists that were
+            read, or what a graph reaches, have.
         scores: [N, k] inner product; -inf where there is no result.
     """
 
@@ -36,8 +37,8 @@ class SearchResult:
 class ItemIndex:
     """Item embeddings of one width, each in one of the parts; they come from builders (build.py).
 
-    Scores are inner products with the embeddings to float32's rounding, whichever part found them; with embeddings
-    rounded to half precision where only those are kept (FlatBuilder's `half`).
+    Scores are inner products with the embeddings to float32's rounding, whichever part found them. Where only rounded
+    embeddings are kept (FlatBuilder's `half`, IvfSq8Builder without `refine`) they are products with those.
     """
 
     parts: tuple[Part, ...]
