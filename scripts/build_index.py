@@ -1,6 +1,6 @@
 """Blend the towers' embeddings, build the index of each cut over them, and fit how the retrievers are fused.
 
-python scripts/build_index.py [index=hnsw] [blend=learned] [retrieval.quotas.popularity=50] [towers_dir=DIR]
+python scripts/build_index.py [index=ivf_flat] [blend=learned] [retrieval.quotas.popularity=50] [towers_dir=DIR]
 """
 
 from collections.abc import Sequence
