@@ -31,23 +31,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests go to one worker: those that share the whole run, which come first, and those of one folder.
-
-    What is made once a session is made once a worker, and the whole run takes minutes.
-    """
-
-    def group(item: pytest.Item) -> str:
-        if "smoke_run" in getattr(item, "fixturenames", ()):
-            return "smoke"
-        return item.path.relative_to(ROOT / "tests").parts[0]
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: group(item) != "smoke")
-
-
 @pytest.fixture(scope="session")
 def start_script() -> Callable[..., subprocess.Popen[str]]:
     """Start `scripts/NAME.py` with overrides as a shell would: where the project lies, in a session of its own."""
