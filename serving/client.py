@@ -47,7 +47,7 @@ class RecommendClient:
     def __init__(self, *, address: str, deadline_s: float = 1.0) -> None:
         self.address = address
         self.deadline_s = deadline_s
-        self._client = triton.InferenceServerClient(address, channel_args=_CHANNEL)
+        self._open: triton.InferenceServerClient | None = triton.InferenceServerClient(address, channel_args=_CHANNEL)
 
     def __enter__(self) -> Self:
         return self
@@ -58,14 +58,22 @@ class RecommendClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
+        """Close the connection; once more changes nothing."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None  # it closes again as it is collected, which fails once the interpreter is at its end
+
+    @property
+    def _client(self) -> triton.InferenceServerClient:
+        if self._open is None:
+            raise ServerUnavailable(f"this client of {self.address} was closed: open another")
+        return self._open
 
     def is_ready(self) -> bool:
         """Whether the server answers and says that `recommend` is loaded."""
         try:
             return bool(self._client.is_model_ready(wire.MODEL, client_timeout=_HEALTH_TIMEOUT_S))
-        except InferenceServerException:
+        except (InferenceServerException, ServerUnavailable):
             return False
 
     def recommend(

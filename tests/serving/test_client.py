@@ -207,6 +207,15 @@ def test_nobody_at_the_address_is_an_unavailable_server(queries: QueryFeatures) 
             client.recommend(queries, k=1, spec_hash="")
 
 
+def test_a_closed_client_says_so(release_server: TritonServer, queries: QueryFeatures, spec_hash: str) -> None:
+    with RecommendClient(address=release_server.grpc_address) as client:
+        assert client.is_ready()
+    client.close()
+    assert not client.is_ready()
+    with pytest.raises(ServerUnavailable, match=f"client of {release_server.grpc_address} was closed: open another"):
+        client.recommend(queries, k=1, spec_hash=spec_hash)
+
+
 def test_the_client_of_an_event_loop_does_the_same(
     release_server: TritonServer, pipeline: Pipeline, queries: QueryFeatures, spec_hash: str
 ) -> None:
