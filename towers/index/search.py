@@ -54,11 +54,18 @@ class ItemIndex:
         return cls(read_parts(path))
 
     def write(self, path: Path) -> None:
-        """Write the index; readers never see a half-written one."""
+        """Write the index; readers never see a half-written one.
+
+        Raises:
+            UnfitPieces: a filter is upon it, or items were deleted from it.
+        """
+        if any(part.passing is not None for part in self.parts):
+            raise UnfitPieces("an index is written whole; got one with a filter or deleted items: merge it first")
         write_parts(path, self.parts)
 
     def __len__(self) -> int:
-        return sum(len(part.rows) for part in self.parts)
+        """Of items that may be found."""
+        return sum(part.num for part in self.parts)
 
     @property
     def width(self) -> int:
@@ -89,12 +96,46 @@ class ItemIndex:
         items whose coordinate changed much less surely until it is built again.
 
         Args:
-            values: [R] by ItemRow.
+            values: [R] by ItemRow; rows that it does not reach keep their coordinate.
         """
         return replace(self, parts=tuple(part.with_last(values) for part in self.parts))
 
-    def search(self, query_embeddings: NDArray[np.float32], *, k: int) -> SearchResult:
-        """The k items with the largest inner product for each of N queries [N, D]."""
+    def only(self, allowed: NDArray[np.bool_]) -> Self:
+        """The items that pass a filter; keep what this returns where the filter comes again.
+
+        Of a part of which a tenth or less passes (half, on a GPU), a flat copy is made: memory of these embeddings, and
+        exact search. Else nothing is copied but a bit an item, and a search reads more lists, or a wider beam, for what
+        it seeks lies further off.
+
+        Args:
+            allowed: [R] by ItemRow, R beyond every row of this index.
+
+        Raises:
+            ValueError: it is of another type, or too short.
+        """
+        longest = max((int(part.rows.max(initial=0)) for part in self.parts), default=0)
+        if allowed.dtype != np.bool_ or allowed.ndim != 1 or len(allowed) <= longest:
+            raise ValueError(
+                f"expected a filter of bool [R] by ItemRow, R at least {longest + 1}; "
+                f"got {allowed.dtype} {list(allowed.shape)}"
+            )
+        return replace(self, parts=tuple(part.only(allowed[part.rows]) for part in self.parts))
+
+    def search(
+        self, query_embeddings: NDArray[np.float32], *, k: int, allowed: NDArray[np.bool_] | None = None
+    ) -> SearchResult:
+        """The k items with the largest inner product for each of N queries [N, D].
+
+        Args:
+            query_embeddings: [N, D].
+            k: length of a list.
+            allowed: [R] by ItemRow, what may be found; see `only`.
+
+        Raises:
+            ValueError: a shape or type is another, or an embedding is no number.
+        """
+        if allowed is not None:
+            return self.only(allowed).search(query_embeddings, k=k)
         if query_embeddings.ndim != 2 or query_embeddings.shape[1] != self.width:
             raise ValueError(f"expected query embeddings [N, {self.width}]; got {query_embeddings.shape}")
         if k < 1:
@@ -104,7 +145,7 @@ class ItemIndex:
         queries = np.ascontiguousarray(query_embeddings, dtype=np.float32)
         found = [part.find(queries, k=k) for part in self.parts]
         scores, rows = (np.concatenate(own, axis=1) for own in zip(*found, strict=True))
-        if len(self.parts) > 1 or self.parts[0].stored is not None:
+        if len(self.parts) > 1 or self.parts[0].stored is not None or scores.shape[1] < k:
             scores, rows = _best(scores, rows, k=k)
         missing = rows < 0
         return SearchResult(rows=np.where(missing, NO_RESULT, rows), scores=np.where(missing, -np.inf, scores))

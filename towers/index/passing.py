@@ -1,0 +1,69 @@
+"""Which places of a part may be found: a filter, or what was deleted.
+
+Owns the bitmap. What a part does with it is in part.py.
+"""
+
+# Shapes: P places of a part.
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+FAISS: Any = faiss  # its stubs lack selectors
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Passing:
+    """A bit for each place.
+
+    Attributes:
+        bits: [P / 8, rounded up], the first place is the lowest bit; bits beyond P are 0.
+        size: P.
+        num: of places that pass.
+    """
+
+    bits: NDArray[np.uint8]
+    size: int
+    num: int
+
+    @classmethod
+    def of(cls, passes: NDArray[np.bool_]) -> Self:
+        """From whether each place passes [P]."""
+        return cls(np.packbits(passes, bitorder="little"), len(passes), int(passes.sum()))
+
+    @property
+    def share(self) -> float:
+        """Of places that pass, 0 where there are none."""
+        return self.num / self.size if self.size else 0.0
+
+    @cached_property
+    def selector(self) -> Any:
+        """For parameters of a search."""
+        return FAISS.IDSelectorBitmap(self.bits)
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """Whether each place passes [P]."""
+        return np.unpackbits(self.bits, count=self.size, bitorder="little").view(np.bool_)
+
+    @cached_property
+    def places(self) -> IntArray:
+        """That pass, ascending."""
+        return np.flatnonzero(self.mask)
+
+    def mask_at(self, places: IntArray) -> NDArray[np.bool_]:
+        """Whether these pass, of any shape; -1 does not."""
+        known = np.maximum(places, 0)
+        is_set = self.bits[known >> 3] >> (known & 7).astype(np.uint8) & 1
+        return is_set.astype(np.bool_) & (places >= 0)
+
+    def without(self, places: IntArray) -> Self:
+        """The same but for these, which are distinct and pass; costs a copy of the bits."""
+        bits = self.bits.copy()
+        np.bitwise_and.at(bits, places >> 3, ~(np.uint8(1) << (places & 7).astype(np.uint8)))
+        return type(self)(bits, self.size, self.num - len(places))
