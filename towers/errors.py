@@ -4,6 +4,8 @@ TowersError
 ├── UnfitPieces       settings that are right one by one and wrong together, or for these data (also a ValueError)
 ├── LossNotFinite     training met a loss that is no number; the message says where the batch lies
 ├── UnreadableIndex   a file is no index: missing, truncated or of another kind (also a ValueError)
+├── UnfitChange       changes of items that do not fit one another or the index; none was made (also a ValueError)
+├── UnreadableLog     a file is no log of changes, was damaged, or does not reach what is asked (also a ValueError)
 └── GpuMissing        an index is to be searched on a GPU and cannot be (also a RuntimeError)
 """
 
@@ -22,6 +24,14 @@ class LossNotFinite(TowersError):
 
 class UnreadableIndex(TowersError, ValueError):
     """A file is no index: missing, truncated or of another kind."""
+
+
+class UnfitChange(TowersError, ValueError):
+    """Changes of items do not fit one another or the index; none of them was made."""
+
+
+class UnreadableLog(TowersError, ValueError):
+    """A file is no log of changes, was damaged, or does not reach what is asked of it."""
 
 
 class GpuMissing(TowersError, RuntimeError):

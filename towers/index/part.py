@@ -27,8 +27,7 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 # A filter that fewer pass is a flat copy of these: exact, and as fast as lists whose recall is held (docs/log.md).
-FEW = 0.1
-FEW_IN_A_GRAPH = 0.3  # whose way leads over items that do not pass
+FEW = 0.25
 # On a GPU Faiss takes no selector. What does not pass is asked for, too, and dropped; but where half would be dropped,
 # a flat copy is.
 FEW_ON_GPU = 0.5
@@ -101,8 +100,7 @@ class Part:
     def only(self, passes: NDArray[np.bool_]) -> Self:
         """The same items but for those whose place does not pass [P]; a flat copy where few are left."""
         own = Passing.of(passes if self.passing is None else passes & self.passing.mask)
-        few = FEW_IN_A_GRAPH if hasattr(self.structure, "hnsw") else FEW
-        if own.share > (FEW_ON_GPU if self.on_gpu else few):
+        if own.share > (FEW_ON_GPU if self.on_gpu else FEW):
             return self._with(own)
         flat: Any = faiss.IndexFlatIP(self.width)
         flat.add(self.embeddings_at(own.places))
