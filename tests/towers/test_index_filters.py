@@ -64,13 +64,13 @@ def test_recall_is_held_under_a_filter(builder, share):
     assert share > 0.1 or isinstance(builder, FlatBuilder) or own > 0.99 or "refine" not in index.effort.names
 
 
-def recall_under(index: ItemIndex, items: np.ndarray, queries: np.ndarray, allowed: np.ndarray, *, k: int = 10) -> float:
+def recall_under(
+    index: ItemIndex, items: np.ndarray, queries: np.ndarray, allowed: np.ndarray, *, k: int = 10
+) -> float:
     passing = np.flatnonzero(allowed[2:])
     true = passing[np.argsort(-(queries @ items[passing].T), axis=1)[:, :k]] + 2
     found = index.search(queries, k=k, allowed=allowed).rows
-    return float(
-        np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), true.tolist(), strict=True)])
-    )
+    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), true.tolist(), strict=True)]))
 
 
 @each
@@ -88,9 +88,7 @@ def test_a_filter_once_made_ready_serves_every_search_and_every_tick(builder, sh
     allowed = filter_of(share, size=602)
     ready = index.only(allowed)
     assert len(ready) == allowed[2:].sum()
-    np.testing.assert_array_equal(
-        ready.search(queries, k=10).rows, index.search(queries, k=10, allowed=allowed).rows
-    )
+    np.testing.assert_array_equal(ready.search(queries, k=10).rows, index.search(queries, k=10, allowed=allowed).rows)
     values = np.random.default_rng(2).normal(size=602).astype(np.float32)
     found = ready.with_last(values).search(queries, k=10)
     real = found.rows != NO_RESULT

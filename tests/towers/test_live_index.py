@@ -73,7 +73,9 @@ def test_after_a_tenth_was_changed_recall_is_held_before_and_after_the_merge(bui
         assert np.isin(found[found != NO_RESULT], list(table.items)).all()
         # Codebooks and links differ from build to build.
         assert shared(found, true) >= before - (0.03 if own is snapshot else 0.06)
-    np.testing.assert_array_equal(index.search(queries, k=10).rows, builder.build(items, rows).search(queries, k=10).rows)
+    np.testing.assert_array_equal(
+        index.search(queries, k=10).rows, builder.build(items, rows).search(queries, k=10).rows
+    )
 
 
 @each
@@ -115,7 +117,9 @@ def test_any_course_of_changes_ends_in_what_exact_search_over_the_same_items_say
     items, rows = table.arrays()
     snapshot = Snapshot(ALL[name].build(items, rows))
     for step in range(int(generator.integers(1, 6))):
-        changes = table.random_changes(generator, int(generator.integers(0, len(table.items) // 2 + 1)), new_from=1000 + 100 * step)
+        changes = table.random_changes(
+            generator, int(generator.integers(0, len(table.items) // 2 + 1)), new_from=1000 + 100 * step
+        )
         table.change(changes)
         snapshot = snapshot.with_changes(changes)
         if generator.random() < 0.3:

@@ -2,7 +2,8 @@
 
 Owns the file. A change is acknowledged when it is written and fsynced; numbers are consecutive, so whoever has seen one
 knows what is missing. What a crash left half-written at the end was acknowledged to nobody: readers wait before it, and
-the next writer cuts it off. Damage before the end is an error. Locks (flock) and visibility are those of one file system.
+the next writer cuts it off. Damage before the end is an error. Locks (flock) reach as far as the file system does: the
+processes of one machine.
 
     file    header  magic, number before the first record, width, CRC-32 of these
             record* marker, number, length and CRC-32 of the content, CRC-32 of these; content (changes.py)
@@ -53,7 +54,8 @@ class ChangeLog:
         _, first, own_width = _HEADER.unpack_from(head)
         if own_width != width:
             raise UnreadableLog(f"{path} is of embeddings of width {own_width}, the index of {width}: give another log")
-        self.seen, self._end = first, _HEADER_SIZE
+        self.seen: int = first
+        self._end = _HEADER_SIZE
         while self.seen < seen and self._next() is not None:
             pass
         if self.seen != seen:

@@ -51,7 +51,7 @@ class LiveIndex:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The present one: take it once for all that one request asks, for the next is another; `seen` is its number."""
+        """The present one, to be taken once for all that a request asks; `seen` says how far it has come."""
         return self._snapshot
 
     def apply(self, changes: Changes) -> int:
@@ -82,7 +82,7 @@ class LiveIndex:
         return seen
 
     def tick(self, values: NDArray[np.float32]) -> None:
-        """Give every item another last coordinate, [R] by ItemRow. Changes during it keep the coordinate they came with."""
+        """Give items another last coordinate, [R] by ItemRow; what is changed meanwhile keeps the one it came with."""
         self._rebuild(lambda snapshot: snapshot.with_last(values))
 
     def merge(self) -> None:
@@ -139,4 +139,6 @@ class LiveIndex:
             self.merge()
         except Exception:
             # The former base and the delta go on answering; the next change tries again.
-            logger.exception("an index could not be merged; %d changed items stay beside it", self._snapshot.num_changed)
+            logger.exception(
+                "an index could not be merged; %d changed items stay beside it", self._snapshot.num_changed
+            )

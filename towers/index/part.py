@@ -1,7 +1,8 @@
 """Items in one Faiss structure: finding them, and the true inner product of what was found.
 
 Owns how embeddings and queries enter a structure and leave it, scoring again by stored embeddings, and how a search
-passes over items. An index is of one part or of several (search.py). Places, 0 to P - 1, are the ids within the structure.
+passes over items. An index is of one part or of several (search.py). Places, 0 to P - 1, are the ids within the
+structure.
 """
 
 # Shapes: N queries, P items, D width of the embeddings, W width of the structure.
@@ -76,9 +77,11 @@ class Part:
         num = k if self.stored is None else min(k * (self.effort.refine or 1), self.num)
         if self.num == 0:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        scores: Any
+        places: Any
         scores, places = self._found(padded(queries, width=self.structure.d), num)
         if self.stored is not None:
-            _fill(places, among=None if self.passing is None else self.passing.places)
+            _fill(places, passing=self.passing)
             FAISS.fvec_inner_products_by_idx(
                 *map(faiss.swig_ptr, (scores, queries, self.stored, places)), self.width, *places.shape
             )
@@ -229,20 +232,19 @@ def passing_first(
             break
         wanted = min(most, 2 * wanted)
     order = np.argsort(~passes, axis=1, kind="stable")[:, :num]
-    scores, places, passes = (np.take_along_axis(own, order, axis=1) for own in (scores, places, passes))
-    places = np.where(passes, places, -1)
+    places = np.take_along_axis(np.where(passes, places, -1), order, axis=1)
     lacking = ((0, 0), (0, num - places.shape[1]))
-    return np.pad(scores, lacking), np.pad(places, lacking, constant_values=-1)
+    return np.pad(np.take_along_axis(scores, order, axis=1), lacking), np.pad(places, lacking, constant_values=-1)
 
 
-def _fill(places: IntArray, *, among: IntArray | None) -> None:
-    """Put the first places [N, C] that were not found where none was; there are at least C, or C `among` which to choose.
+def _fill(places: IntArray, *, passing: Passing | None) -> None:
+    """Put the first places [N, C] that were not found where none was, of all or of those that pass: C at least.
 
     A fast scan passes over items of its lowest score, so of items that are all alike it finds none.
     """
     for own in places:
         if own[-1] < 0:
-            chosen = np.arange(len(own)) if among is None else among[: len(own)]
+            chosen = np.arange(len(own)) if passing is None else passing.places[: len(own)]
             own[own < 0] = np.setdiff1d(chosen, own)[: (own < 0).sum()]
 
 

@@ -59,8 +59,8 @@ class Passing:
     def mask_at(self, places: IntArray) -> NDArray[np.bool_]:
         """Whether these pass, of any shape; -1 does not."""
         known = np.maximum(places, 0)
-        is_set = self.bits[known >> 3] >> (known & 7).astype(np.uint8) & 1
-        return is_set.astype(np.bool_) & (places >= 0)
+        is_set: NDArray[np.bool_] = (self.bits[known >> 3] >> (known & 7).astype(np.uint8) & 1).astype(np.bool_)
+        return is_set & (places >= 0)
 
     def without(self, places: IntArray) -> Self:
         """The same but for these, which are distinct and pass; costs a copy of the bits."""

@@ -47,9 +47,7 @@ class Snapshot:
         gone = sum(len(part.rows) - part.num for part in self.base.parts)
         return gone + (0 if self.delta is None else self.delta.num)
 
-    def search(
-        self, query_embeddings: FloatArray, *, k: int, allowed: NDArray[np.bool_] | None = None
-    ) -> SearchResult:
+    def search(self, query_embeddings: FloatArray, *, k: int, allowed: NDArray[np.bool_] | None = None) -> SearchResult:
         """As ItemIndex.search."""
         return self.index.search(query_embeddings, k=k, allowed=allowed)
 
@@ -63,8 +61,8 @@ class Snapshot:
             raise UnfitChange(f"expected embeddings of width {self.base.width}; got {changes.embeddings.shape[1]}")
         touched = np.concatenate([changes.deleted, changes.rows])
         parts = self.index.parts
-        places = np.array([part.places_of(touched) for part in parts])
-        unknown = changes.deleted[(places < 0).all(axis=0)[: len(changes.deleted)]]
+        places = np.array([part.places_of(touched) for part in parts])  # [parts, M + A]
+        unknown = changes.deleted[places[:, : len(changes.deleted)].max(axis=0) < 0]
         if len(unknown):
             raise UnfitChange(
                 f"{len(unknown)} of {len(changes.deleted)} items to delete are not in the index, of rows "
@@ -75,8 +73,10 @@ class Snapshot:
         items = [part.items() for part in parts[num_base:]]
         if len(changes.rows):
             items.append((changes.embeddings, changes.rows))
-        embeddings, rows = (np.concatenate(own) for own in zip(*items, strict=True)) if items else ((), ())
-        delta = FlatBuilder().build(embeddings, rows).parts[0] if len(rows) else None
+        delta = None
+        if sum(len(rows) for _, rows in items):
+            embeddings, rows = (np.concatenate(own) for own in zip(*items, strict=True))
+            delta = FlatBuilder().build(embeddings, rows).parts[0]
         return replace(self, base=replace(self.base, parts=parts[:num_base]), delta=delta, seen=self.seen + 1)
 
     def with_last(self, values: FloatArray) -> Self:
