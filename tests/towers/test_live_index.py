@@ -301,11 +301,12 @@ def test_two_processes_change_one_index_and_a_third_follows_through_their_deaths
     while time.monotonic() < until:
         live.catch_up()
         counts = [len(rows_of(tmp_path / f"acknowledged.{place}")) for place in (0, 1)]
-        if min(counts) > 20:
+        if min(counts) > 300:
             break
     for process in processes:
         process.kill()
         process.join()
+    assert min(counts) > 300
     live.catch_up()
     found = set(live.snapshot.search(items[:1], k=200).rows[0].tolist()) - {NO_RESULT}
     # Of each process the last acknowledged row is there, or the next, which was logged and not yet acknowledged.
