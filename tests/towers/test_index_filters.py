@@ -51,7 +51,7 @@ def test_nothing_is_found_that_the_filter_leaves_out_and_all_else_where_all_is_r
 
 
 @each
-@pytest.mark.parametrize("share", [1.0, 0.9, 0.5, 0.3, 0.1, 0.01, 0.001])
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.6, 0.3, 0.1, 0.01, 0.001])
 def test_recall_is_held_under_a_filter(builder, share):
     items, queries = items_of(6000, tail=0.3, width=9), items_of(100, seed=1)
     index = builder.build(items, np.arange(6000) + 2)

@@ -27,8 +27,9 @@ FAISS: Any = faiss  # its stubs lack what is newer
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-# A filter that fewer pass is a flat copy of these: exact, and as fast as lists whose recall is held (docs/log.md).
+# Of a filter that this share or less passes a flat copy is made: exact, and faster than what else holds recall.
 FEW = 0.25
+FEW_IN_A_GRAPH = 0.5  # whose ways lead over items that do not pass
 # On a GPU Faiss takes no selector. What does not pass is asked for, too, and dropped; but where half would be dropped,
 # a flat copy is.
 FEW_ON_GPU = 0.5
@@ -103,7 +104,8 @@ class Part:
     def only(self, passes: NDArray[np.bool_]) -> Self:
         """The same items but for those whose place does not pass [P]; a flat copy where few are left."""
         own = Passing.of(passes if self.passing is None else passes & self.passing.mask)
-        if own.share > (FEW_ON_GPU if self.on_gpu else FEW):
+        few = FEW_IN_A_GRAPH if hasattr(self.structure, "hnsw") else FEW
+        if own.share > (FEW_ON_GPU if self.on_gpu else few):
             return self._with(own)
         flat: Any = faiss.IndexFlatIP(self.width)
         flat.add(self.embeddings_at(own.places))
@@ -209,7 +211,7 @@ class Part:
         if self.effort.beam is not None:
             if self.on_gpu:
                 return FAISS.SearchParametersCagra(itopk_size=max(self.effort.beam, num))
-            return FAISS.SearchParametersHNSW(efSearch=ceil(self.effort.beam / share), **chosen)
+            return FAISS.SearchParametersHNSW(efSearch=ceil(self.effort.beam / share**2), **chosen)
         return FAISS.SearchParameters(**chosen) if chosen else None
 
 
