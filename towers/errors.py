@@ -6,7 +6,9 @@ TowersError
 ├── UnreadableIndex   a file is no index: missing, truncated or of another kind (also a ValueError)
 ├── UnfitChange       changes of items that do not fit one another or the index; none was made (also a ValueError)
 ├── UnreadableLog     a file is no log of changes, was damaged, or does not reach what is asked (also a ValueError)
-└── GpuMissing        an index is to be searched on a GPU and cannot be (also a RuntimeError)
+├── GpuMissing        an index is to be searched on a GPU and cannot be (also a RuntimeError)
+├── RecallTooLow      a built index finds less of exact search than it must
+└── GoalsNotMet       no index is within latency, memory and recall at once; the message has the nearest misses
 """
 
 
@@ -36,3 +38,11 @@ class UnreadableLog(TowersError, ValueError):
 
 class GpuMissing(TowersError, RuntimeError):
     """An index is to be searched on a GPU and cannot be; the message says what is missing."""
+
+
+class RecallTooLow(TowersError):
+    """A built index finds less of exact search than it must; the message says how much, and what to do."""
+
+
+class GoalsNotMet(TowersError):
+    """No index that was tried is within latency, memory and recall at once."""

@@ -73,6 +73,17 @@ class Part:
         """Of items that may be found."""
         return len(self.rows) if self.passing is None else self.passing.num
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether every item is scored by its embedding as it is."""
+        return isinstance(self.structure, faiss.IndexFlat)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of memory: rows, structure and stored embeddings."""
+        stored = 0 if self.stored is None else self.stored.nbytes
+        return int(self.rows.nbytes + len(faiss.serialize_index(self.structure)) + stored)
+
     def find(self, queries: FloatArray, *, k: int) -> tuple[FloatArray, IntArray]:
         """Scores and ItemRows [N, k or fewer] for queries [N, D], in no order if stored; row -1 where there is none."""
         num = k if self.stored is None else min(k * (self.effort.refine or 1), self.num)

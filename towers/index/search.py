@@ -73,6 +73,21 @@ class ItemIndex:
         return self.parts[0].width
 
     @property
+    def is_exact(self) -> bool:
+        """Whether a search reads every embedding as it is."""
+        return all(part.is_exact for part in self.parts)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of memory."""
+        return sum(part.num_bytes for part in self.parts)
+
+    @property
+    def num_lists(self) -> int:
+        """Most inverted lists of a part; 0: none has any."""
+        return max(int(getattr(part.structure, "nlist", 0)) for part in self.parts)
+
+    @property
     def effort(self) -> Effort:
         """How much a search reads; a part that is searched exactly has no settings."""
         return next((part.effort for part in self.parts if part.effort.names), Effort())
