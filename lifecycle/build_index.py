@@ -1,6 +1,7 @@
 """Step build_index: what the towers' embeddings are blended with, and an index over the blend for each cut.
 
-Owns the order of these and which items enter: those that can be recommended by what the cut knows. The blend, and what
+Owns the order of these and which items enter: those that can be recommended by what the cut knows; and the gate, for an
+index that finds too little of exact search is no result. The blend, and what
 new items get beside it, are fitted on the fold and taken over by the refit, for nothing that the refit does not know is
 left to fit on but the test.
 """
@@ -8,8 +9,9 @@ left to fit on but the test.
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from lifecycle.cuts import CUTS, FOLD, Cut
 from lifecycle.fit_blend import BlendFit
 from lifecycle.fit_fusion import FusionFit
 from lifecycle.fit_new_items import Content, fit_bias
+from lifecycle.index_queries import held_out
 from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
 from serving.retrieval import (
     ARRAYS_DIR,
@@ -38,11 +41,14 @@ from serving.retrieval import (
     write_index,
 )
 from towers.index.build import FlatBuilder, IndexBuilder
+from towers.index.recall import RecallGate
 from towers.retrievers.blend import Blend
 from towers.retrievers.linear import LinearFit
 from towers.retrievers.new_items import NewItems
 
 logger = logging.getLogger(__name__)
+
+TUNING_DIR = "tuning"  # of an index that was chosen by scripts/tune_index.py: its files
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class IndexStep:
     """Everything that the step needs.
 
     Attributes:
+        recall_gate: that each index has to pass.
+        tuning_dir: what chose the builder, copied beside the indexes; None: it was chosen by hand.
         cuts: that are indexed, the fold first.
     """
 
@@ -59,10 +67,16 @@ class IndexStep:
     builder: IndexBuilder
     blend_fit: BlendFit
     fusion_fit: FusionFit
+    recall_gate: RecallGate = field(default_factory=RecallGate)
+    tuning_dir: Path | None = None
     cuts: Sequence[Cut] = CUTS
 
     def run(self, out_dir: Path) -> None:
-        """Write of each cut linear embeddings, new items and index, beside them blend and fusion, and index.json."""
+        """Write of each cut linear embeddings, new items and index, beside them blend and fusion, and index.json.
+
+        Raises:
+            RecallTooLow: an index finds too little of exact search.
+        """
         linear = {cut.name: self.blend_fit.linear(self.dataset, self.protocol, cut) for cut in self.cuts}
         blend, regularisation = self._fit_blend(linear[FOLD.name], out_dir)
         embeddings = {name: own.embeddings(regularisation) for name, own in linear.items()}
@@ -81,6 +95,10 @@ class IndexStep:
             if own is not None:
                 new_items, filled = own.in_index(embeddings[cut.name], bias=bias)
                 facts[cut.name] = self._build(cut, filled, blend, new_items, builder=self.builder, out_dir=out_dir)
+        for cut in self.cuts:
+            facts[cut.name]["recall"] = self._recall(cut, out_dir)
+        if self.tuning_dir is not None:
+            shutil.copytree(self.tuning_dir, out_dir / TUNING_DIR, dirs_exist_ok=True)
         (out_dir / "index.json").write_text(json.dumps(facts, indent=2))
         fusion.write(out_dir / FUSION_FILE)
 
@@ -107,6 +125,17 @@ class IndexStep:
             share=self.blend_fit.new_items,
             generator=np.random.default_rng(self.blend_fit.seed),
         )
+
+    def _recall(self, cut: Cut, out_dir: Path) -> float:
+        stage_one, gate = StageOne.open(cut, towers_dir=self.towers_dir, index_dir=out_dir), self.recall_gate
+        if stage_one.stage1.index.is_exact:
+            return 1.0
+        known = held_out(
+            stage_one, dataset=self.dataset, protocol=self.protocol, k=gate.k, max_queries=gate.max_queries
+        )
+        recall = gate.passed(stage_one.stage1.index, known)
+        logger.info("index of %s: recall@%d %.4f of %d queries", cut.name, known.k, recall, len(known.queries))
+        return recall
 
     def _build(
         self,

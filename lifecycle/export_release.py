@@ -22,7 +22,7 @@ from features.stores.materialize import materialize
 from features.stores.offline_store import write_query_states
 from features.stores.online_settings import OnlineSettings
 from features.vocab import FIRST
-from lifecycle.build_index import embedding_space_hash
+from lifecycle.build_index import TUNING_DIR, embedding_space_hash
 from lifecycle.cuts import REFIT
 from lifecycle.export_parity import Scorer, export_parity, scorer_of
 from lifecycle.parity import replay_events
@@ -101,6 +101,9 @@ class Export:
             own = self.ranker_dir / self.ranker / name
             if own.is_file():
                 shutil.copyfile(own, out_dir / name)
+        tuning = self.index_dir / TUNING_DIR
+        if tuning.is_dir():
+            shutil.copytree(tuning, out_dir / f"index_{TUNING_DIR}", dirs_exist_ok=True)
         stage1 = Stage1.read(out_dir)
         recent, all_time = (
             stage1.statistics.values[-1, :, STATISTICS.index(name)] for name in ("count_30d", "count_all")

@@ -1,14 +1,14 @@
 """Blend the towers' embeddings, build the index of each cut over them, and fit how the retrievers are fused.
 
-python scripts/build_index.py [index=ivf_flat] [blend=learned] [retrieval.quotas.popularity=50] [towers_dir=DIR]
+python scripts/build_index.py [index=ivf_flat | index_choice=DIR] [blend=learned] [retrieval.quotas.popularity=50]
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-from composed import build, dataset_of, plain, protocol_of
-from omegaconf import DictConfig
+from composed import build, dataset_of, file_stamps, index_of, plain, protocol_of
+from omegaconf import DictConfig, OmegaConf
 
 from features.dataset import Dataset
 from lifecycle.build_index import IndexStep
@@ -17,10 +17,11 @@ from lifecycle.entry import plain_errors
 from lifecycle.steps import Step
 
 SOURCES = (
-    *("features", "lifecycle/build_index.py", "lifecycle/candidates.py"),
+    *("features", "lifecycle/build_index.py", "lifecycle/candidates.py", "lifecycle/index_queries.py"),
     *("lifecycle/fit_blend.py", "lifecycle/fit_fusion.py", "lifecycle/fit_new_items.py"),
     *("serving/retrieval.py", "serving/models.py", "towers/index", "towers/retrievers"),
 )
+SETTINGS = ("index", "index_choice", "index_recall", "blend", "retrieval", "dataset")
 
 
 def index_step(cfg: DictConfig, dataset: Dataset, *, towers_dir: Path, cuts: Sequence[Cut] = CUTS) -> IndexStep:
@@ -29,15 +30,18 @@ def index_step(cfg: DictConfig, dataset: Dataset, *, towers_dir: Path, cuts: Seq
         dataset=dataset,
         protocol=protocol_of(cfg),
         towers_dir=towers_dir,
-        builder=build(cfg.index),
+        builder=build(index_of(cfg)),
         blend_fit=build(cfg.blend),
         fusion_fit=build(cfg.retrieval),
+        recall_gate=build(cfg.index_recall),
+        tuning_dir=Path(cfg.index_choice) if cfg.index_choice else None,
         cuts=cuts,
     )
 
 
 def run(cfg: DictConfig) -> None:
     towers_dir = Path(cfg.towers_dir)
+    tuning = file_stamps(OmegaConf.create({"directory": cfg.index_choice}))
 
     def work(directory: Path) -> None:
         index_step(cfg, dataset_of(cfg), towers_dir=towers_dir).run(directory)
@@ -45,7 +49,7 @@ def run(cfg: DictConfig) -> None:
     Step(
         name="build_index",
         directory=Path(cfg.index_dir),
-        config={**plain(cfg, ["index", "blend", "retrieval", "dataset"]), "features": plain(cfg.features, ["columns"])},
+        config={**plain(cfg, SETTINGS), "features": plain(cfg.features, ["columns"]), "tuning": tuning},
         inputs=[Path(cfg.data_dir), towers_dir],
         sources=SOURCES,
     ).run(work)

@@ -53,7 +53,12 @@ def test_the_facts_name_items_width_and_the_embedding_space(demo: Path) -> None:
     for cut in CUTS:
         index = ItemIndex.read(demo / "index" / f"{cut.name}.faiss")
         space = embedding_space_hash(demo / "towers" / cut.name, demo / "index", cut)
-        assert facts[cut.name] == {"items": len(index), "width": index.width, "embedding_space_hash": space}
+        assert facts[cut.name] == {
+            "items": len(index),
+            "width": index.width,
+            "embedding_space_hash": space,
+            "recall": 1.0,
+        }
 
 
 def test_another_tower_other_embeddings_and_another_blend_are_another_space(tmp_path: Path) -> None:

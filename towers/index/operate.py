@@ -63,7 +63,7 @@ class Stopwatch:
         """Of exact search: the median of many turns."""
         return float(np.median([self._turn(self.held_out.exact, IN_A_TURN) for _ in range(8)]))
 
-    def ms(self, index: ItemIndex, *, turns: int = 4) -> float:
+    def ms(self, index: ItemIndex, *, turns: int) -> float:
         """Median of a query, as if exact search took what it takes by `exact_ms`."""
         ratios = []
         for _ in range(turns):

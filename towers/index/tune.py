@@ -29,7 +29,7 @@ FAR = 1.5  # times the fastest on the sample: what is slower is dropped; below i
 NEAR_FASTEST = 1.15  # at full size: sizes of lists or links are varied
 CLOSE = 1.15  # measured again before one is chosen
 SLACK_MS = 0.2  # of measuring recall, which an effort's time at once has in it
-LONG_TURNS = 16
+TURNS, LONG_TURNS = 4, 16  # of a stopwatch
 CURVE = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0)  # times the chosen lists or beam
 
 
@@ -150,7 +150,11 @@ def curve(tuning: Tuning, held_out: HeldOut) -> list[Point]:
     efforts, watch = Efforts(tuning.index, held_out, target=1.0), Stopwatch(held_out)
     points = []
     for effort in dict.fromkeys(_scaled(tuning.chosen.effort, factor) for factor in CURVE):
-        reached, ms = efforts.reached(effort), watch.ms(tuning.index.with_effort(effort))
+        if effort == tuning.chosen.effort:
+            points.append(tuning.chosen)
+            continue
+        reached = efforts.reached(effort)
+        ms = watch.ms(tuning.index.with_effort(effort), turns=LONG_TURNS) * tuning.exact_ms / watch.exact_ms
         points.append(replace(tuning.chosen, effort=effort, recall=reached.recall, low=reached.low, ms=ms))
     return points
 
@@ -184,7 +188,7 @@ def _entrants(held_out: HeldOut, goals: Goals, *, seed: int) -> list[Recipe]:
     sample = replace(held_out, items=held_out.items[drawn], rows=held_out.rows[drawn])
     # Rows, embeddings and codes grow with the items.
     share = len(drawn) / num
-    search = _Search(sample, replace(goals, memory_gb=goals.memory_gb * share))
+    search = _Search(sample, replace(goals, memory_gb=goals.memory_gb * share), turns=LONG_TURNS)
     exact = [recipe for recipe in recipes(num) if not TYPES[recipe.type].is_approximate]
     for recipe in recipes(num):
         if recipe not in exact and recipe.size == TYPES[recipe.type].middle:
@@ -208,9 +212,10 @@ def _scaled(effort: Effort, factor: float) -> Effort:
 class _Search:
     """Indexes that were built so far, and their operating points."""
 
-    def __init__(self, held_out: HeldOut, goals: Goals) -> None:
+    def __init__(self, held_out: HeldOut, goals: Goals, *, turns: int = TURNS) -> None:
         self.held_out = held_out
         self.goals = goals
+        self.turns = turns
         self.points: list[Point] = []
         self._watch = Stopwatch(held_out)
         self._indexes: dict[Recipe, ItemIndex] = {}  # of what is near the fastest: memory for all is too much
@@ -292,7 +297,7 @@ class _Search:
             build_s=build_s,
         )
         if reached.low >= self.goals.recall:
-            point = replace(point, ms=self._watch.ms(index.with_effort(reached.effort)))
+            point = replace(point, ms=self._watch.ms(index.with_effort(reached.effort), turns=self.turns))
         logger.info("%s", point.said)
         return point
 

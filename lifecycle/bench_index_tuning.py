@@ -1,0 +1,86 @@
+"""The tuner of an index beside a sweep over everything: what each finds, and in how much processor time.
+
+Owns the made-up embeddings and the table. Both are measured again in turns once both have chosen, and on queries that
+neither saw.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from towers.index.operate import Stopwatch
+from towers.index.recall import HeldOut
+from towers.index.tune import Goals, swept, tuned
+
+CENTRES, INNER_WIDTH = 2000, 24
+ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class IndexTuningBench:
+    """Items in clusters, with norms of a heavy tail, and queries of the same clusters.
+
+    Attributes:
+        tail: deviation of the norms' logarithm.
+        num_queries: that tune, and as many that check.
+    """
+
+    goals: Goals
+    num_items: int
+    width: int
+    tail: float
+    num_queries: int
+    seed: int
+
+    def run(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """A row for each of tuner and sweep, and every operating point that they measured."""
+        seen, unseen = self._held_out()
+        found = {"tuner": tuned(seen, self.goals, seed=self.seed), "sweep": swept(seen, self.goals)}
+        watch = Stopwatch(unseen)
+        times = {name: np.array([]) for name in found}
+        for _ in range(ROUNDS):
+            for name, own in found.items():
+                times[name] = np.append(times[name], watch.ms(own.index, turns=1))
+        rows = []
+        for name, own in found.items():
+            recalls, throughput = unseen.recalls(own.index), times["sweep"] / times[name]
+            rows.append(
+                {
+                    "search": name,
+                    "chosen": own.chosen.said,
+                    "ms": np.median(times[name]),
+                    "speed_up": watch.exact_ms / np.median(times[name]),
+                    "throughput_over_sweep": np.median(throughput),
+                    "throughput_low": np.quantile(throughput, 0.25),
+                    "throughput_high": np.quantile(throughput, 0.75),
+                    "recall_unseen": recalls.mean(),
+                    "recall_error": recalls.std() / np.sqrt(len(recalls)),
+                    "indexes": len({(each.recipe, each.num_items) for each in own.points}),
+                    "cpu_s": own.cpu_s,
+                    "time_over_sweep": own.cpu_s / found["sweep"].cpu_s,
+                }
+            )
+        points = [
+            {"search": name, "said": each.said, "recall": each.recall, "low": each.low, "ms": each.ms}
+            for name, own in found.items()
+            for each in own.points
+        ]
+        return pd.DataFrame(rows), pd.DataFrame(points)
+
+    def _held_out(self) -> tuple[HeldOut, HeldOut]:
+        generator = np.random.default_rng(self.seed)
+        inner = min(INNER_WIDTH, self.width)
+        basis = generator.normal(size=(inner, self.width)) / np.sqrt(inner)
+        centres = generator.normal(size=(CENTRES, inner))
+
+        def cloud(num: int) -> np.ndarray:
+            places = centres[generator.integers(0, CENTRES, num)] + 0.6 * generator.normal(size=(num, inner))
+            drawn = places @ basis + 0.15 * generator.normal(size=(num, self.width))
+            return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
+
+        norms = np.exp(self.tail * generator.normal(size=(self.num_items, 1)))
+        items, queries = (cloud(self.num_items) * norms).astype(np.float32), cloud(2 * self.num_queries)
+        queries, rows = queries.astype(np.float32), np.arange(self.num_items) + 1
+        seen, unseen = (HeldOut(items, rows, own, self.goals.k) for own in np.split(queries, 2))
+        return seen, unseen
