@@ -16,11 +16,9 @@ from lifecycle.cuts import CUTS, Cut
 from lifecycle.entry import plain_errors
 from lifecycle.steps import Step
 
-SOURCES = (
-    *("features", "lifecycle/build_index.py", "lifecycle/candidates.py", "lifecycle/index_queries.py"),
-    *("lifecycle/fit_blend.py", "lifecycle/fit_fusion.py", "lifecycle/fit_new_items.py"),
-    *("serving/retrieval.py", "serving/models.py", "towers/index", "towers/retrievers"),
-)
+LIFECYCLE = ("build_index", "candidates", "fit_blend", "fit_fusion", "fit_new_items", "index_queries")
+SERVED = ("serving/retrieval.py", "serving/models.py", "towers/index", "towers/retrievers")
+SOURCES = ("features", *(f"lifecycle/{name}.py" for name in LIFECYCLE), *SERVED)
 SETTINGS = ("index", "index_choice", "index_recall", "blend", "retrieval", "dataset")
 
 
@@ -40,19 +38,14 @@ def index_step(cfg: DictConfig, dataset: Dataset, *, towers_dir: Path, cuts: Seq
 
 
 def run(cfg: DictConfig) -> None:
-    towers_dir = Path(cfg.towers_dir)
-    tuning = file_stamps(OmegaConf.create({"directory": cfg.index_choice}))
-
-    def work(directory: Path) -> None:
-        index_step(cfg, dataset_of(cfg), towers_dir=towers_dir).run(directory)
-
+    towers_dir, tuning = Path(cfg.towers_dir), file_stamps(OmegaConf.create({"path": cfg.index_choice}))
     Step(
         name="build_index",
         directory=Path(cfg.index_dir),
         config={**plain(cfg, SETTINGS), "features": plain(cfg.features, ["columns"]), "tuning": tuning},
         inputs=[Path(cfg.data_dir), towers_dir],
         sources=SOURCES,
-    ).run(work)
+    ).run(lambda directory: index_step(cfg, dataset_of(cfg), towers_dir=towers_dir).run(directory))
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="build_index")
