@@ -16,7 +16,7 @@ import numpy as np
 
 from towers.errors import GoalsNotMet, UnfitPieces
 from towers.index.effort import Effort
-from towers.index.operate import Efforts, Reached, Stopwatch
+from towers.index.operate import REFINES, Efforts, Reached, Stopwatch
 from towers.index.recall import HeldOut
 from towers.index.recipes import SEARCH_SETTINGS, TYPES, Recipe, recipes
 from towers.index.search import ItemIndex
@@ -149,7 +149,7 @@ def curve(tuning: Tuning, held_out: HeldOut) -> list[Point]:
     """Operating points of the chosen index on other efforts, the chosen one among them, from little to much."""
     efforts, watch = Efforts(tuning.index, held_out, target=1.0), Stopwatch(held_out)
     points = []
-    for effort in dict.fromkeys(_scaled(tuning.chosen.effort, factor) for factor in CURVE):
+    for effort in _around(tuning.chosen.effort, num_lists=tuning.index.num_lists):
         if effort == tuning.chosen.effort:
             points.append(tuning.chosen)
             continue
@@ -202,11 +202,16 @@ def _near(points: Sequence[Point], *, factor: float) -> list[Recipe]:
     return list(dict.fromkeys(own.recipe for own in order if own.ms <= factor * order[0].ms))
 
 
-def _scaled(effort: Effort, factor: float) -> Effort:
-    def times(value: int | None) -> int | None:
-        return None if value is None else max(round(value * factor), 1)
-
-    return replace(effort, lists=times(effort.lists), beam=times(effort.beam))
+def _around(effort: Effort, *, num_lists: int) -> list[Effort]:
+    """Efforts from little to much; where there is but one list, by what is scored again."""
+    if num_lists == 1:
+        return [replace(effort, refine=refine) for refine in REFINES] if effort.refine else [effort]
+    if effort.lists is not None:
+        amounts = sorted({min(max(round(factor * effort.lists), 1), num_lists) for factor in CURVE})
+        return [replace(effort, lists=amount) for amount in amounts]
+    if effort.beam is not None:
+        return [replace(effort, beam=max(round(factor * effort.beam), 1)) for factor in CURVE]
+    return [effort]
 
 
 class _Search:
