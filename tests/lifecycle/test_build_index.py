@@ -7,11 +7,15 @@ import pytest
 
 from features.dataset import Dataset
 from features.protocol import RequestProtocol
-from lifecycle.build_index import embedding_space_hash
+from lifecycle.build_index import IndexStep, embedding_space_hash
 from lifecycle.candidates import StageOne
 from lifecycle.cuts import CUTS, FOLD, REFIT, Cut
 from lifecycle.fit_blend import BlendFit
-from serving.retrieval import BLEND_FILE, QUERY_TOWER_FILE, Stage1
+from lifecycle.fit_fusion import FusionFit
+from serving.retrieval import BLEND_FILE, QUERY_TOWER_FILE, RETRIEVERS, Stage1
+from towers.errors import RecallTooLow
+from towers.index.build import HnswBuilder, IndexBuilder
+from towers.index.recall import RecallGate
 from towers.index.search import ItemIndex
 from towers.retrievers.blend import Blend
 
@@ -153,3 +157,33 @@ def test_a_width_that_the_learned_embeddings_do_not_have_is_refused(
     linear = fit.linear(smoke_dataset, leave_one_out, FOLD)
     with pytest.raises(ValueError, match=r"learned_width must lie between 1 and 16, .* got 17"):
         fit.fit(stage_one, linear, dataset=smoke_dataset, protocol=leave_one_out)
+
+
+def step_of(demo: Path, dataset: Dataset, protocol: RequestProtocol, builder: IndexBuilder) -> IndexStep:
+    return IndexStep(
+        dataset=dataset,
+        protocol=protocol,
+        towers_dir=demo / "towers",
+        builder=builder,
+        blend_fit=BlendFit(width=0, popularity=False, learned_width=None, new_items=0, seed=1),
+        fusion_fit=FusionFit(quotas=dict.fromkeys(RETRIEVERS, 50), max_requests=50),
+        recall_gate=RecallGate(k=20, target=0.9, max_queries=100),
+        cuts=(FOLD,),
+    )
+
+
+def test_an_index_that_finds_too_little_fails_the_step(
+    demo: Path, smoke_dataset: Dataset, leave_one_out: RequestProtocol, tmp_path: Path
+) -> None:
+    step = step_of(demo, smoke_dataset, leave_one_out, HnswBuilder(links=2, build_beam=1, search_beam=1))
+    with pytest.raises(RecallTooLow, match=r"of the true first 20 of \d+ held-out queries; expected 0\.9 at least"):
+        step.run(tmp_path)
+    assert not (tmp_path / "index.json").exists()
+
+
+def test_an_approximate_index_has_its_recall_among_the_facts(
+    demo: Path, smoke_dataset: Dataset, leave_one_out: RequestProtocol, tmp_path: Path
+) -> None:
+    step_of(demo, smoke_dataset, leave_one_out, HnswBuilder(links=16, build_beam=100, search_beam=200)).run(tmp_path)
+    recall = json.loads((tmp_path / "index.json").read_text())["fold"]["recall"]
+    assert 0.9 <= recall <= 1
