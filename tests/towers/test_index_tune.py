@@ -125,6 +125,11 @@ def test_of_recall_1_nothing_but_exact_search_is_sure() -> None:
     assert tuning.index.is_exact
 
 
+def test_among_few_items_exact_search_is_chosen() -> None:
+    chosen = tuned(some(300), NO_LIMIT, seed=0).chosen
+    assert not TYPES[chosen.recipe.type].is_approximate
+
+
 def test_the_choice_holds_its_recall_on_unseen_queries_and_what_was_chosen_is_what_its_config_builds() -> None:
     known = replace(some(12_000), queries=drawn(150, seed=2))
     # Memory for a byte a coordinate alone: 12,000 * (17 + 20) bytes and centroids.
