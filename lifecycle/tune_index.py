@@ -1,7 +1,8 @@
 """The fastest index of a catalogue within latency, memory and recall; what was chosen, as files.
 
-Owns the files and which queries decide: every other validation request of the fold tunes, the rest say what recall the
-choice has on queries that it was not tuned on. The search is towers/index/tune.py's.
+Owns the files and which queries decide: every other validation request tunes the index of the refit, which is what is
+released; the rest say what recall the choice has on queries that it was not tuned on. The search is
+towers/index/tune.py's.
 
     choice.yaml    of the index, as conf/index/*.yaml; scripts/build_index.py index_choice=<directory> builds it
     tuning.json    goals, recall on unseen queries, forecast, every operating point
@@ -24,7 +25,7 @@ from evaluation.plots import save_plot
 from features.dataset import Dataset
 from features.protocol import RequestProtocol
 from lifecycle.candidates import StageOne
-from lifecycle.cuts import FOLD
+from lifecycle.cuts import REFIT
 from lifecycle.index_queries import held_out
 from towers.errors import UnfitPieces
 from towers.index.recall import HeldOut
@@ -63,7 +64,7 @@ class IndexTuning:
             GoalsNotMet: no index is within all goals; nothing is written.
             UnfitPieces: validation has too few requests.
         """
-        stage_one = StageOne.open(FOLD, towers_dir=self.towers_dir, index_dir=self.index_dir)
+        stage_one = StageOne.open(REFIT, towers_dir=self.towers_dir, index_dir=self.index_dir)
         known = held_out(
             stage_one, dataset=self.dataset, protocol=self.protocol, k=self.goals.k, max_queries=self.max_queries
         )
