@@ -42,6 +42,7 @@ from serving.retrieval import (
 )
 from towers.index.build import FlatBuilder, IndexBuilder
 from towers.index.recall import RecallGate
+from towers.index.search import ItemIndex
 from towers.retrievers.blend import Blend
 from towers.retrievers.linear import LinearFit
 from towers.retrievers.new_items import NewItems
@@ -127,9 +128,9 @@ class IndexStep:
         )
 
     def _recall(self, cut: Cut, out_dir: Path) -> float:
-        stage_one, gate = StageOne.open(cut, towers_dir=self.towers_dir, index_dir=out_dir), self.recall_gate
-        if stage_one.stage1.index.is_exact:
+        if ItemIndex.read(out_dir / f"{cut.name}.faiss").is_exact:
             return 1.0
+        stage_one, gate = StageOne.open(cut, towers_dir=self.towers_dir, index_dir=out_dir), self.recall_gate
         known = held_out(
             stage_one, dataset=self.dataset, protocol=self.protocol, k=gate.k, max_queries=gate.max_queries
         )

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import hydra
 import pandas as pd
-from composed import build, dataset_of, protocol_of
+from composed import build
+from composed_steps import ranker_training_of
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lifecycle.bench_distillation import DistillationBench
 from lifecycle.candidates import StageOne
-from lifecycle.cuts import FOLD, REFIT
+from lifecycle.cuts import REFIT
 from lifecycle.entry import plain_errors
-from lifecycle.train_ranker import RankerTraining
 
 
 def run(cfg: DictConfig) -> None:
@@ -25,14 +25,7 @@ def run(cfg: DictConfig) -> None:
     directories = {"towers_dir": Path(cfg.towers_dir), "index_dir": Path(cfg.index_dir)}
     given = HydraConfig.get().overrides.task
     bench = DistillationBench(
-        training=RankerTraining(
-            dataset=dataset_of(cfg),
-            protocol=protocol_of(cfg),
-            stage_one=StageOne.open(FOLD, **directories),
-            **build(cfg.ranker),
-            build_trainer=build(cfg.trainer),
-            seed=cfg.seed,
-        ),
+        training=ranker_training_of(cfg),
         recipes={
             name: build(compose("bench_distillation", overrides=[*given, *own]).ranker.student)
             for name, own in cfg.distillations.items()

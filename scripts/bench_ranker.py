@@ -7,7 +7,8 @@ from pathlib import Path
 
 import hydra
 import pandas as pd
-from composed import build, dataset_of, protocol_of
+from composed import build
+from composed_steps import ranker_training_of
 from hydra import compose
 from omegaconf import DictConfig
 
@@ -15,22 +16,14 @@ from evaluation.frontier import frontier_figure
 from evaluation.plots import save_plot
 from lifecycle.bench_ranker import RankerBench
 from lifecycle.candidates import StageOne
-from lifecycle.cuts import FOLD, REFIT
+from lifecycle.cuts import REFIT
 from lifecycle.entry import plain_errors
-from lifecycle.train_ranker import RankerTraining
 
 
 def run(cfg: DictConfig) -> None:
     directories = {"towers_dir": Path(cfg.towers_dir), "index_dir": Path(cfg.index_dir)}
     bench = RankerBench(
-        training=RankerTraining(
-            dataset=dataset_of(cfg),
-            protocol=protocol_of(cfg),
-            stage_one=StageOne.open(FOLD, **directories),
-            **build(cfg.ranker),
-            build_trainer=build(cfg.trainer),
-            seed=cfg.seed,
-        ),
+        training=ranker_training_of(cfg),
         recipes={
             name: build(compose("bench_ranker", overrides=[f"ranker/student={name}"]).ranker.student)
             for name in cfg.students

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-from composed import build, dataset_of, file_stamps, index_of, plain, protocol_of
+from composed import build, dataset_of, file_stamps, plain, protocol_of
+from composed_steps import index_of
 from omegaconf import DictConfig, OmegaConf
 
 from features.dataset import Dataset

@@ -15,8 +15,6 @@ from features.engines import Engine
 from features.pairs import ranker_feature_names
 from features.protocol import RequestProtocol
 from features.spec import FeatureSpec
-from lifecycle.steps import MissingInput
-from lifecycle.tune_index import CHOICE_FILE
 from serving.retrieval import score_names
 
 
@@ -60,22 +58,6 @@ def build(node: DictConfig) -> Any:
         if error.__cause__ is None:
             raise ValueError(str(error)) from error
         raise ValueError(f"{node._get_full_key(None)}: {error.__cause__}") from error
-
-
-def index_of(cfg: DictConfig) -> DictConfig:
-    """The index that a config names, or that scripts/tune_index.py chose.
-
-    Raises:
-        MissingInput: it has chosen none in that folder.
-    """
-    if cfg.index_choice is None:
-        named: DictConfig = cfg.index
-        return named
-    path = Path(cfg.index_choice) / CHOICE_FILE
-    if not path.is_file():
-        raise MissingInput(f"index_choice: {path} is missing; scripts/tune_index.py writes it")
-    chosen: DictConfig = OmegaConf.create({"index_choice": OmegaConf.load(path)}).index_choice
-    return chosen
 
 
 def check_arguments(node: DictConfig) -> None:

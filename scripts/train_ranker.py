@@ -6,14 +6,12 @@ python scripts/train_ranker.py [experiment=teacher_long] [ranker/student=small_b
 from pathlib import Path
 
 import hydra
-from composed import build, dataset_of, plain, protocol_of
+from composed import plain
+from composed_steps import ranker_training_of
 from omegaconf import DictConfig
 
-from lifecycle.candidates import StageOne
-from lifecycle.cuts import FOLD
 from lifecycle.entry import plain_errors
 from lifecycle.steps import Step
-from lifecycle.train_ranker import RankerTraining
 
 SOURCES = (
     *("features", "ranking", "lifecycle/train_ranker.py", "lifecycle/candidates.py", "lifecycle/cuts.py"),
@@ -24,23 +22,13 @@ SETTINGS = ("dataset", "features", "ranker", "trainer", "seed")
 
 
 def run(cfg: DictConfig) -> None:
-    def work(directory: Path) -> None:
-        RankerTraining(
-            dataset=dataset_of(cfg),
-            protocol=protocol_of(cfg),
-            stage_one=StageOne.open(FOLD, towers_dir=Path(cfg.towers_dir), index_dir=Path(cfg.index_dir)),
-            **build(cfg.ranker),
-            build_trainer=build(cfg.trainer),
-            seed=cfg.seed,
-        ).run(directory)
-
     Step(
         name="train_ranker",
         directory=Path(cfg.ranker_dir),
         config=plain(cfg, SETTINGS),
         inputs=[Path(cfg.data_dir), Path(cfg.towers_dir), Path(cfg.index_dir)],
         sources=SOURCES,
-    ).run(work)
+    ).run(lambda directory: ranker_training_of(cfg).run(directory))
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train_ranker")

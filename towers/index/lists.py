@@ -7,6 +7,7 @@ does by itself. Scores within a list are products either way.
 
 # Shapes: P items, D width of the embeddings, W width of the structure.
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -73,7 +74,34 @@ def build_lists(
     return ItemIndex((part,))
 
 
-class IvfFlatBuilder:
+class _ListsBuilder(ABC):
+    """What the builders below share: all but what a list keeps of an item."""
+
+    multiple = 1  # that the structure's width is made to be
+
+    def __init__(self, *, lists: int, effort: Effort, on_sphere: bool) -> None:
+        self.lists = lists
+        self.effort = effort
+        self.on_sphere = on_sphere
+
+    @abstractmethod
+    def structure_of(self, quantiser: faiss.Index, width: int, lists: int) -> Any:
+        """From centroids' quantiser, W and number of lists to the structure, untrained."""
+
+    def build(self, embeddings: FloatArray, rows: IntArray) -> ItemIndex:
+        """Build the index."""
+        return build_lists(
+            embeddings,
+            rows,
+            structure_of=self.structure_of,
+            lists=self.lists,
+            effort=self.effort,
+            on_sphere=self.on_sphere,
+            multiple=self.multiple,
+        )
+
+
+class IvfFlatBuilder(_ListsBuilder):
     """Lists of embeddings as they are: what is read is scored exactly.
 
     Args:
@@ -83,27 +111,14 @@ class IvfFlatBuilder:
     """
 
     def __init__(self, *, lists: int, probes: int, on_sphere: bool = True) -> None:
-        self.lists = lists
-        self.effort = Effort(lists=probes)
-        self.on_sphere = on_sphere
+        super().__init__(lists=lists, effort=Effort(lists=probes), on_sphere=on_sphere)
 
-    def build(self, embeddings: FloatArray, rows: IntArray) -> ItemIndex:
-        """Build the index."""
-
-        def structure_of(quantiser: faiss.Index, width: int, lists: int) -> Any:
-            return faiss.IndexIVFFlat(quantiser, width, lists, faiss.METRIC_INNER_PRODUCT)
-
-        return build_lists(
-            embeddings,
-            rows,
-            structure_of=structure_of,
-            lists=self.lists,
-            effort=self.effort,
-            on_sphere=self.on_sphere,
-        )
+    def structure_of(self, quantiser: faiss.Index, width: int, lists: int) -> Any:
+        """See _ListsBuilder."""
+        return faiss.IndexIVFFlat(quantiser, width, lists, faiss.METRIC_INNER_PRODUCT)
 
 
-class IvfSq8Builder:
+class IvfSq8Builder(_ListsBuilder):
     """Lists of one byte a coordinate.
 
     Args:
@@ -115,29 +130,16 @@ class IvfSq8Builder:
     """
 
     def __init__(self, *, lists: int, probes: int, refine: int | None, on_sphere: bool = True) -> None:
-        self.lists = lists
-        self.effort = Effort(lists=probes, refine=refine)
-        self.on_sphere = on_sphere
+        super().__init__(lists=lists, effort=Effort(lists=probes, refine=refine), on_sphere=on_sphere)
 
-    def build(self, embeddings: FloatArray, rows: IntArray) -> ItemIndex:
-        """Build the index."""
-
-        def structure_of(quantiser: faiss.Index, width: int, lists: int) -> Any:
-            bits = faiss.ScalarQuantizer.QT_8bit
-            # Not of residuals: Faiss adds the distance to the centroid to their products, and here that is no product.
-            return faiss.IndexIVFScalarQuantizer(quantiser, width, lists, bits, faiss.METRIC_INNER_PRODUCT, False)
-
-        return build_lists(
-            embeddings,
-            rows,
-            structure_of=structure_of,
-            lists=self.lists,
-            effort=self.effort,
-            on_sphere=self.on_sphere,
-        )
+    def structure_of(self, quantiser: faiss.Index, width: int, lists: int) -> Any:
+        """See _ListsBuilder."""
+        bits = faiss.ScalarQuantizer.QT_8bit
+        # Not of residuals: Faiss adds the distance to the centroid to their products, and here that is no product.
+        return faiss.IndexIVFScalarQuantizer(quantiser, width, lists, bits, faiss.METRIC_INNER_PRODUCT, False)
 
 
-class IvfFastScanBuilder:
+class IvfFastScanBuilder(_ListsBuilder):
     """Lists of 4 bits for every few coordinates, scored within registers; then again by the embeddings, stored beside.
 
     Args:
@@ -153,26 +155,12 @@ class IvfFastScanBuilder:
     def __init__(
         self, *, lists: int, probes: int, coordinates_a_code: int, refine: int, on_sphere: bool = True
     ) -> None:
-        self.lists = lists
-        self.coordinates_a_code = coordinates_a_code
-        self.effort = Effort(lists=probes, refine=refine)
-        self.on_sphere = on_sphere
+        super().__init__(lists=lists, effort=Effort(lists=probes, refine=refine), on_sphere=on_sphere)
+        self.multiple = coordinates_a_code
 
-    def build(self, embeddings: FloatArray, rows: IntArray) -> ItemIndex:
-        """Build the index."""
-
-        def structure_of(quantiser: faiss.Index, width: int, lists: int) -> Any:
-            codes = width // self.coordinates_a_code
-            structure = faiss.IndexIVFPQFastScan(quantiser, width, lists, codes, 4, faiss.METRIC_INNER_PRODUCT)
-            structure.by_residual = False  # as for IvfSq8Builder
-            return structure
-
-        return build_lists(
-            embeddings,
-            rows,
-            structure_of=structure_of,
-            lists=self.lists,
-            effort=self.effort,
-            on_sphere=self.on_sphere,
-            multiple=self.coordinates_a_code,
-        )
+    def structure_of(self, quantiser: faiss.Index, width: int, lists: int) -> Any:
+        """See _ListsBuilder."""
+        codes = width // self.multiple
+        structure = faiss.IndexIVFPQFastScan(quantiser, width, lists, codes, 4, faiss.METRIC_INNER_PRODUCT)
+        structure.by_residual = False  # as for IvfSq8Builder
+        return structure

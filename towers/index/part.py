@@ -59,6 +59,7 @@ class Part:
     stored: FloatArray | None = None
     on_gpu: bool = False
     passing: Passing | None = None
+    _searched: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Move what is to be on a GPU.
@@ -101,7 +102,7 @@ class Part:
 
     def _found(self, queries: FloatArray, num: int) -> tuple[FloatArray, IntArray]:
         """The structure's scores and places [N, num] for queries [N, W]; place -1 where there is none."""
-        searched: Any = self._searched  # type: ignore[attr-defined]
+        searched = self._searched
         if not self.on_gpu or self.passing is None:
             scores, places = searched.search(queries, num, params=self._parameters(num))
             return scores, places
