@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from evaluation.plots import uncluttered
 from evaluation.report import Report
 
 # Okabe and Ito, "Color universal design" (2008), without black and without yellow, which is pale on white.
@@ -68,9 +69,7 @@ def groups_figure(table: pd.DataFrame, *, kind: str, systems: Sequence[str], met
     axes.set_xlabel(f"{kind} (n queries)")
     axes.set_ylabel(f"{_label(metric)}, mean with 95 % interval")
     axes.set_title(_finding(own, groups=groups, system=systems[0], metric=metric), loc="left", fontsize=11)
-    axes.grid(axis="y", color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    uncluttered(axes, grid="y")
     axes.legend(frameon=False, fontsize=8)
     return figure
 

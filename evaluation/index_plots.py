@@ -6,7 +6,7 @@ Owns the figure. The table is lifecycle/tune_index.py's: one row a point, those 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from evaluation.plots import BLUE, VERMILION
+from evaluation.plots import BLUE, VERMILION, uncluttered
 
 GREY = "#999999"
 
@@ -47,8 +47,6 @@ def curve_figure(table: pd.DataFrame, *, target: float, exact_ms: float, num_que
         loc="left",
         fontsize=11,
     )
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    uncluttered(axes)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     return figure

@@ -6,9 +6,11 @@ module sets no backend and opens no window.
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluation.report import Report
@@ -16,6 +18,13 @@ from evaluation.report import Report
 # Okabe and Ito, "Color universal design" (2008): told apart under every common colour blindness.
 BLUE = "#0072B2"
 VERMILION = "#D55E00"
+
+
+def uncluttered(axes: Axes, *, grid: Literal["both", "x", "y"] = "both") -> None:
+    """A pale grid behind what is drawn, and no frame above and to the right."""
+    axes.grid(axis=grid, color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def systems_table(report: Report, *, metric: str = "ndcg@10", name: str | None = None) -> pd.DataFrame:
@@ -70,9 +79,7 @@ def systems_figure(table: pd.DataFrame, *, metric: str = "ndcg@10", finding: str
     axes.set_xlim(left=0)
     axes.set_xlabel(f"{label}, mean over queries with 95 % interval (n = {num_queries} queries, {part})")
     axes.set_title(finding or _finding(table, label), loc="left", fontsize=11)
-    axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    uncluttered(axes, grid="x")
     return figure
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from evaluation.calibration import Reliability
 from evaluation.group_plots import COLOURS, MARKERS
+from evaluation.plots import uncluttered
 
 COLUMNS = (
     *("system", "bin", "predicted", "observed", "low", "high", "num_pairs", "num_lists"),
@@ -74,8 +75,6 @@ def reliability_figure(table: pd.DataFrame, *, systems: Sequence[str]) -> Figure
         loc="left",
         fontsize=11,
     )
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    uncluttered(axes)
     axes.legend(frameon=False, fontsize=8)
     return figure

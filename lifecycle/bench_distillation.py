@@ -127,11 +127,7 @@ class DistillationBench:
         recipe = self.training.teacher
         cache = ScoreCache(Path(recipe.cache), open_scorer=partial(teacher_scorer, num_workers=recipe.num_workers))
         read = self.training.read_by(teacher, lists)
-        return cache.score(
-            teacher,
-            read.tokens.reshape(-1, read.tokens.shape[-1]),
-            read.dense.reshape(-1, read.dense.shape[-1]),
-        ).reshape(lists.candidate_rows.shape)
+        return cache.score(teacher, read.tokens, read.dense)
 
     def _rows(
         self, name: str, by_seed: list[dict[str, FloatArray]], first: dict[str, FloatArray]

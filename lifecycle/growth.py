@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from evaluation.plots import BLUE, VERMILION
+from evaluation.plots import BLUE, VERMILION, uncluttered
 from lifecycle.measured_process import WELL
 
 GREEN = "#009E73"  # of the same palette
@@ -100,9 +100,7 @@ def growth_figure(runs: pd.DataFrame, *, finding: str) -> Figure:
         axes.set_yscale("log")
         axes.set_xlabel("events")
         axes.set_ylabel(label)
-        axes.grid(color="0.9")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        uncluttered(axes)
     figure.axes[0].legend(frameon=False, fontsize=9)
     num_runs = int(runs.groupby(["system", "num_events"]).size().max())
     title = textwrap.fill(f"{finding} (n = up to {num_runs} runs a point)", TITLE_WIDTH)

@@ -93,12 +93,9 @@ class Systems:
             dataclasses.replace(lists, query_embeddings=learnt_on.embeddings(dataset, requests.asked)),
             item_embeddings=learnt_on.stage1.item_embeddings,
         )
-        scores = ScoreCache(cache, open_scorer=teacher_scorer).score(
-            teacher,
-            read.tokens.reshape(-1, read.tokens.shape[-1]),
-            read.dense.reshape(-1, read.dense.shape[-1]),
+        return reordered(
+            requests, ScoreCache(cache, open_scorer=teacher_scorer).score(teacher, read.tokens, read.dense)
         )
-        return reordered(requests, scores.reshape(lists.candidate_rows.shape))
 
     def _student(self) -> Scorer:
         return served_scorer(

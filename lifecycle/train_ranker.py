@@ -302,13 +302,11 @@ class RankerTraining:
         # Where the trainer would train it: on a GPU machine the teacher scores there too.
         device = self._trainer().strategy.root_device
         open_scorer = partial(teacher_scorer, num_workers=self.teacher.num_workers)
-        pairs = ScoreCache(Path(self.teacher.cache), open_scorer=open_scorer).score(
-            teacher.to(device),
-            read.tokens[own, places].reshape(places.size, -1),
-            read.dense[own, places].reshape(places.size, -1),
+        scored = ScoreCache(Path(self.teacher.cache), open_scorer=open_scorer).score(
+            teacher.to(device), read.tokens[own, places], read.dense[own, places]
         )
         scores = np.full(lists.candidate_rows.shape, np.nan, dtype=np.float32)
-        scores[numbers[:, None], places] = pairs.reshape(places.shape)
+        scores[numbers[:, None], places] = scored
         return scores
 
     def _fit(

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from evaluation.plots import BLUE, VERMILION
+from evaluation.plots import BLUE, VERMILION, uncluttered
 from lifecycle.bench_etl import ROOT, with_interpreter
 from lifecycle.turns import Trainee
 
@@ -100,9 +100,7 @@ def growth_figure(rows: pd.DataFrame, *, finding: str) -> Figure:
             axes.minorticks_off()
             axes.set_xlabel(AXES[name])
             axes.set_ylabel(label)
-            axes.grid(color="0.9")
-            axes.set_axisbelow(True)
-            axes.spines[["top", "right"]].set_visible(False)
+            uncluttered(axes)
     panels[0, 0].legend(frameon=False, fontsize=9)
     num_turns = int(rows.groupby(["grows", "value", "loss"]).size().max())
     title = textwrap.fill(f"{finding} (n = up to {num_turns} turns a point)", TITLE_WIDTH)

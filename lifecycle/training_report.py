@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from evaluation.plots import BLUE, VERMILION, save_plot
+from evaluation.plots import BLUE, VERMILION, save_plot, uncluttered
 
 REPORT_DIR = "curves"
 TABLE_FILE, FIGURE_FILE = "curves.csv", "curves.png"
@@ -113,9 +113,7 @@ def _draw(
     axes.set_xlabel("epoch (dotted: kept)")
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    uncluttered(axes)
 
 
 def finding(table: pd.DataFrame, *, name: str, best_epoch: int, num_requests: int) -> str:

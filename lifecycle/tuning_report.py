@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
-from evaluation.plots import BLUE, VERMILION, save_plot
+from evaluation.plots import BLUE, VERMILION, save_plot, uncluttered
 from lifecycle.tuning import REASON, Settings, as_overrides, completed, finished
 
 EXPERIMENT, LOGGER = "experiment", "logger"
@@ -70,9 +70,7 @@ def history_figure(table: pd.DataFrame, *, label: str) -> Figure:
         fontsize=11,
     )
     axes.legend(frameon=False, fontsize=9)
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    uncluttered(axes)
     return figure
 
 
@@ -95,9 +93,7 @@ def importance_figure(table: pd.DataFrame, *, num_trials: int) -> Figure:
     axes.set_xlabel(f"share of the trials' variance explained (fANOVA, n = {num_trials} completed trials)")
     first = table.to_dict("records")[0]
     axes.set_title(f"{first['setting']} decides most: {first['importance']:.0%}", loc="left", fontsize=11)
-    axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    uncluttered(axes, grid="x")
     return figure
 
 

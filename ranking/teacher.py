@@ -90,7 +90,9 @@ class ScoreCache:
     def score(
         self, model: Ranker, tokens: NDArray[np.int32], dense: NDArray[np.float32], *, batch_size: int = 1024
     ) -> NDArray[np.float32]:
-        """Scores [P] of pairs: tokens [P, S], dense [P, F]. What is missing is computed and kept batch by batch."""
+        """Scores [...] of pairs: tokens [..., S], dense [..., F]. What is missing is scored and kept by the batch."""
+        shape = tokens.shape[:-1]
+        tokens, dense = tokens.reshape(-1, tokens.shape[-1]), dense.reshape(-1, dense.shape[-1])
         weights = _weights_hash(model)
         keys = [_pair_key(weights, tokens[n], dense[n]) for n in range(len(tokens))]
         with closing(sqlite3.connect(self.path)) as connection:
@@ -107,7 +109,7 @@ class ScoreCache:
                 connection.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", fresh.items())
                 connection.commit()
                 known |= fresh
-        return np.array([known[key] for key in keys], dtype=np.float32)
+        return np.array([known[key] for key in keys], dtype=np.float32).reshape(shape)
 
 
 @torch.inference_mode()
