@@ -30,12 +30,14 @@ def same(one: Changes, other: Changes) -> bool:
     return one.to_bytes() == other.to_bytes()
 
 
-@given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 5), st.integers(0, 2**32 - 1))
-def test_changes_read_from_bytes_are_the_same(num, num_deleted, width, seed):
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 5), st.binary(max_size=9), st.integers(0, 2**32 - 1))
+def test_changes_read_from_bytes_are_the_same(num, num_deleted, width, notes, seed):
     generator = np.random.default_rng(seed)
     rows = generator.permutation(100)[: num + num_deleted] + 1
-    own = Changes.of(rows[:num], generator.normal(size=(num, width)).astype(np.float32), deleted=rows[num:])
+    vectors = generator.normal(size=(num, width)).astype(np.float32)
+    own = Changes.of(rows[:num], vectors, deleted=rows[num:], notes=notes)
     read = Changes.from_bytes(own.to_bytes())
+    assert read.notes == notes
     assert read.rows.tolist() == rows[:num].tolist()
     assert read.deleted.tolist() == rows[num:].tolist()
     np.testing.assert_array_equal(read.embeddings, own.embeddings)

@@ -205,6 +205,34 @@ def test_a_merge_begins_by_itself_and_changes_made_meanwhile_are_in_it(tmp_path)
     live.close()
 
 
+def test_each_change_is_told_once_and_in_order_before_it_is_found_whoever_made_it(tmp_path):
+    builder, items = FlatBuilder(), items_of(100)
+    base, path = builder.build(items, np.arange(100) + 2), tmp_path / "changes.log"
+    told = []
+    live = LiveIndex(base, builder=builder, log_path=path)
+    live.apply(Changes.of(np.array([200]), items[:1], notes=b"one"))
+
+    def hear(number, changes):
+        told.append((number, changes.notes))
+        if other is not None:
+            assert other.snapshot.seen == number - 1
+
+    other = None
+    other = LiveIndex(base, builder=builder, log_path=path, heard=hear)
+    live.apply(Changes.of(deleted=np.array([200]), notes=b"two"))
+
+    def following(snapshot):
+        assert snapshot.seen == 2
+        return Changes.of(np.array([201]), items[:1], notes=b"three")
+
+    assert other.apply(following) == 3
+    other.merge()
+    assert live.catch_up() == 3
+    assert told == [(1, b"one"), (2, b"two"), (3, b"three")]
+    live.close()
+    other.close()
+
+
 def test_a_merge_that_fails_leaves_the_former_base_and_the_delta_answering(tmp_path, caplog):
     class Failing:
         def build(self, embeddings: np.ndarray, rows: np.ndarray) -> ItemIndex:

@@ -18,7 +18,7 @@ from towers.index.search import NO_RESULT
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-_SIZES = struct.Struct("<III")  # A, D, M
+_SIZES = struct.Struct("<IIII")  # A, D, M, bytes of notes
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +29,13 @@ class Changes:
         rows: [A] ItemRow of items that are added, or updated where the index has them.
         embeddings: [A, D] theirs.
         deleted: [M] ItemRow of items that go.
+        notes: what whoever serves the items wants to know of them besides; the index hands it on and does not read it.
     """
 
     rows: IntArray
     embeddings: FloatArray
     deleted: IntArray
+    notes: bytes = b""
 
     @classmethod
     def of(
@@ -42,6 +44,7 @@ class Changes:
         embeddings: FloatArray | None = None,
         *,
         deleted: IntArray | None = None,
+        notes: bytes = b"",
     ) -> Self:
         """Checked changes; what is left out is empty.
 
@@ -57,13 +60,13 @@ class Changes:
         both = np.concatenate([added, gone])
         if len(np.unique(both)) != len(both):
             raise UnfitChange("an item stands twice among what is added, updated and deleted: give each once")
-        return cls(added, vectors, gone)
+        return cls(added, vectors, gone, notes)
 
     def to_bytes(self) -> bytes:
         """For a log."""
-        sizes = _SIZES.pack(*self.embeddings.shape, len(self.deleted))
+        sizes = _SIZES.pack(*self.embeddings.shape, len(self.deleted), len(self.notes))
         arrays = (self.rows.astype("<i8"), self.deleted.astype("<i8"), self.embeddings.astype("<f4"))
-        return sizes + b"".join(array.tobytes() for array in arrays)
+        return sizes + b"".join(array.tobytes() for array in arrays) + self.notes
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
@@ -72,13 +75,16 @@ class Changes:
         Raises:
             ValueError: it is of another length.
         """
-        num, width, num_deleted = _SIZES.unpack_from(content)
+        num, width, num_deleted, num_notes = _SIZES.unpack_from(content)
         numbers, start = num + num_deleted, _SIZES.size
-        if len(content) != start + 8 * numbers + 4 * num * width:
-            raise ValueError(f"{len(content)} bytes for {num} items of width {width} and {num_deleted} deleted")
+        end = start + 8 * numbers + 4 * num * width
+        if len(content) != end + num_notes:
+            raise ValueError(
+                f"{len(content)} bytes for {num} items of width {width}, {num_deleted} deleted and {num_notes} of notes"
+            )
         rows = np.frombuffer(content, "<i8", numbers, start).astype(np.int64)
-        embeddings = np.frombuffer(content, "<f4", offset=start + 8 * numbers).astype(np.float32)
-        return cls(rows[:num], embeddings.reshape(num, width), rows[num:])
+        embeddings = np.frombuffer(content, "<f4", num * width, start + 8 * numbers).astype(np.float32)
+        return cls(rows[:num], embeddings.reshape(num, width), rows[num:], content[end:])
 
 
 def _rows_of(rows: IntArray | None) -> IntArray:

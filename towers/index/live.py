@@ -31,16 +31,27 @@ class LiveIndex:
         log_path: of the log of changes, made where there is none.
         seen: number of the last change that `base` has.
         merge_share: of the base; beyond so many changed items a merge begins by itself.
+        heard: told each change and its number, in their order, before anybody finds it: whoever keeps tables of items
+            beside the index. Called within `apply` and `catch_up`, and at once for what the log has; it must not ask
+            for either.
 
     Raises:
         UnreadableLog: the log is damaged, or does not fit the base.
     """
 
     def __init__(
-        self, base: ItemIndex, *, builder: IndexBuilder, log_path: Path, seen: int = 0, merge_share: float = 0.1
+        self,
+        base: ItemIndex,
+        *,
+        builder: IndexBuilder,
+        log_path: Path,
+        seen: int = 0,
+        merge_share: float = 0.1,
+        heard: Callable[[int, Changes], None] | None = None,
     ) -> None:
         self._builder = builder
         self._merge_share = merge_share
+        self._heard = heard
         self._snapshot = Snapshot(base, seen=seen)
         self._log = ChangeLog(log_path, width=base.width, seen=seen)
         self._changing = threading.Lock()  # of the log, and of who assigns the snapshot
@@ -54,8 +65,11 @@ class LiveIndex:
         """The present one, to be taken once for all that a request asks; `seen` says how far it has come."""
         return self._snapshot
 
-    def apply(self, changes: Changes) -> int:
+    def apply(self, changes: Changes | Callable[[Snapshot], Changes]) -> int:
         """Make changes; returns their number. From then on every search has them here, and no crash loses them.
+
+        Args:
+            changes: or what makes them of the present state, which nobody else changes meanwhile.
 
         Raises:
             UnfitChange: they do not fit the index as it is; none was made.
@@ -63,9 +77,10 @@ class LiveIndex:
         """
         with self._changing, self._log.appending():
             self._follow()
-            changed = self._snapshot.with_changes(changes)
-            number = self._log.append(changes)
-            self._publish(changed, changes)
+            made = changes if isinstance(changes, Changes) else changes(self._snapshot)
+            changed = self._snapshot.with_changes(made)
+            number = self._log.append(made)
+            self._publish(changed, made)
         self._merge_if_due()
         return number
 
@@ -104,6 +119,8 @@ class LiveIndex:
             self._publish(self._snapshot.with_changes(changes), changes)
 
     def _publish(self, snapshot: Snapshot, changes: Changes) -> None:
+        if self._heard is not None:
+            self._heard(snapshot.seen, changes)
         if self._since is not None:
             self._since.append(changes)
         self._snapshot = snapshot
