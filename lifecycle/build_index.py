@@ -10,9 +10,10 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
 from serving.retrieval import (
     ARRAYS_DIR,
     BLEND_FILE,
+    BUILDER_FILE,
     FUSION_FILE,
     LINEAR_SUFFIX,
     NEW_ITEMS_SUFFIX,
@@ -41,6 +43,7 @@ from serving.retrieval import (
     write_index,
 )
 from towers.index.build import FlatBuilder, IndexBuilder
+from towers.index.builder_file import write_settings
 from towers.index.recall import RecallGate
 from towers.index.search import ItemIndex
 from towers.retrievers.blend import Blend
@@ -57,6 +60,7 @@ class IndexStep:
     """Everything that the step needs.
 
     Attributes:
+        builder_settings: that made the builder, for whoever merges changes into the index; None: nobody will.
         recall_gate: that each index has to pass.
         tuning_dir: what chose the builder, copied beside the indexes; None: it was chosen by hand.
         cuts: that are indexed, the fold first.
@@ -68,6 +72,7 @@ class IndexStep:
     builder: IndexBuilder
     blend_fit: BlendFit
     fusion_fit: FusionFit
+    builder_settings: Mapping[str, Any] | None = None
     recall_gate: RecallGate = field(default_factory=RecallGate)
     tuning_dir: Path | None = None
     cuts: Sequence[Cut] = CUTS
@@ -98,6 +103,8 @@ class IndexStep:
                 facts[cut.name] = self._build(cut, filled, blend, new_items, builder=self.builder, out_dir=out_dir)
         for cut in self.cuts:
             facts[cut.name]["recall"] = self._recall(cut, out_dir)
+        if self.builder_settings is not None:
+            write_settings(out_dir / BUILDER_FILE, self.builder_settings)
         if self.tuning_dir is not None:
             shutil.copytree(self.tuning_dir, out_dir / TUNING_DIR, dirs_exist_ok=True)
         (out_dir / "index.json").write_text(json.dumps(facts, indent=2))

@@ -34,7 +34,15 @@ from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
 from serving.pipeline import Pipeline
 from serving.release import CALIBRATION_FILE, ITEM_STATES_FILE, POPULAR_FILE, RANKER_FILE, TITLES_FILE, seal
-from serving.retrieval import BLEND_FILE, FUSION_FILE, INDEX_FILE, LINEAR_SUFFIX, NEW_ITEMS_SUFFIX, Stage1
+from serving.retrieval import (
+    BLEND_FILE,
+    BUILDER_FILE,
+    FUSION_FILE,
+    INDEX_FILE,
+    LINEAR_SUFFIX,
+    NEW_ITEMS_SUFFIX,
+    Stage1,
+)
 from serving.settings import PipelineSettings
 from towers.export import WEIGHTS_FILE
 from towers.model import ItemTable, TowerSizes, TwoTower
@@ -94,7 +102,7 @@ class Export:
         shutil.copyfile(index, released)
         for suffix in (LINEAR_SUFFIX, NEW_ITEMS_SUFFIX):
             shutil.copyfile(index.with_suffix(suffix), released.with_suffix(suffix))
-        for name in (BLEND_FILE, FUSION_FILE):
+        for name in (BLEND_FILE, FUSION_FILE, BUILDER_FILE):
             shutil.copyfile(self.index_dir / name, out_dir / name)
         shutil.copyfile(self.ranker_dir / self.ranker / RANKER_FILE, out_dir / RANKER_FILE)
         for name in (ITEM_STATES_FILE, CALIBRATION_FILE):

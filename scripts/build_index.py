@@ -5,6 +5,7 @@ python scripts/build_index.py [index=ivf_flat | index_choice=DIR] [blend=learned
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 from composed import build, dataset_of, file_stamps, plain, protocol_of
@@ -25,11 +26,14 @@ SETTINGS = ("index", "index_choice", "index_recall", "blend", "retrieval", "data
 
 def index_step(cfg: DictConfig, dataset: Dataset, *, towers_dir: Path, cuts: Sequence[Cut] = CUTS) -> IndexStep:
     """What the config says, on the prepared log or another one."""
+    index = index_of(cfg)
+    settings: Any = OmegaConf.to_container(index, resolve=True)
     return IndexStep(
         dataset=dataset,
         protocol=protocol_of(cfg),
         towers_dir=towers_dir,
-        builder=build(index_of(cfg)),
+        builder=build(index),
+        builder_settings=settings,
         blend_fit=build(cfg.blend),
         fusion_fit=build(cfg.retrieval),
         recall_gate=build(cfg.index_recall),

@@ -42,6 +42,7 @@ IntArray = NDArray[np.int64]
 
 SPEC_FILE, VOCABULARIES_FILE, ITEM_IDS_FILE = "feature_spec.json", "vocabularies.json", "item_ids.json"
 TOKENIZER_FILE, INDEX_FILE, FUSION_FILE = "tokenizer.json", "index.faiss", "fusion.json"
+BUILDER_FILE = "index_builder.json"
 BLEND_FILE, LINEAR_SUFFIX, NEW_ITEMS_SUFFIX = "blend.json", ".linear.npy", ".new_items.npz"
 QUERY_TOWER_FILE, ITEM_TOWER_FILE = "query_tower.onnx", "item_tower.onnx"
 ARRAYS_DIR, RETRIEVERS_DIR, RECOMMENDABLE_FILE = "arrays", "retrievers", "recommendable.npy"
