@@ -4,7 +4,8 @@ Owns ItemId <-> ItemRow. Row 0 is padding, row 1 stands for any unknown item, th
 row number serves item arrays, embeddings and the Faiss index alike, and no code adds offsets.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,8 +31,13 @@ class Catalogue:
             )
 
     @cached_property
-    def _row_of(self) -> dict[str, int]:
+    def _row_of(self) -> MutableMapping[str, int]:
         return {item_id: row for row, item_id in enumerate(self.item_ids, start=FIRST)}
+
+    def with_more(self, item_ids: Sequence[str]) -> "Catalogue":
+        """The same rows and further ones for items that it does not have, in this order."""
+        base, added = (self.base, self.added) if isinstance(self, GrownCatalogue) else (self, ())
+        return GrownCatalogue(item_ids=(*self.item_ids, *item_ids), base=base, added=(*added, *item_ids))
 
     def __len__(self) -> int:
         """Rows of the item table: the items, padding and unknown."""
@@ -49,6 +55,31 @@ class Catalogue:
     def item_id(self, row: int) -> ItemId:
         """Item in a row; empty for padding and unknown."""
         return ItemId(self.item_ids[row - FIRST] if row >= FIRST else "")
+
+
+@dataclass(frozen=True)
+class GrownCatalogue(Catalogue):
+    """A catalogue and what came after it; a large one is not gone through again for a few items more.
+
+    Attributes:
+        base: what it grew from.
+        added: its last items.
+    """
+
+    base: Catalogue
+    added: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self._added) != len(self.added) or any(item_id in self.base._row_of for item_id in self.added):
+            raise FeaturesError(f"a catalogue needs distinct item ids; of {', '.join(self.added[:5])} it has some")
+
+    @cached_property
+    def _added(self) -> dict[str, int]:
+        return {item_id: row for row, item_id in enumerate(self.added, start=len(self.base))}
+
+    @cached_property
+    def _row_of(self) -> MutableMapping[str, int]:
+        return ChainMap(self._added, self.base._row_of)
 
 
 @dataclass(frozen=True)

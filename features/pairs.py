@@ -60,7 +60,7 @@ def statistics_features(requested_at_ms: IntArray, candidate_rows: IntArray, sta
     """[N, C, len(STATISTICS)]: aggregates of the last tick; counts and days by logarithm."""
     ticks = statistics.ticks(requested_at_ms)
     # In fp64: how exact a logarithm of fp32 is depends on the processor.
-    values = statistics.values[ticks[:, None], candidate_rows].astype(np.float64)
+    values = statistics.of(ticks[:, None], candidate_rows).astype(np.float64)
     is_mean = np.array([name == "value_mean" for name in STATISTICS])
     return np.where(is_mean, values, np.log1p(np.maximum(values, 0.0))).astype(np.float32)
 
@@ -80,15 +80,16 @@ def affinity_features(
     short = mask.copy()
     short[:, :-SHORT_HISTORY] = 0.0
     columns = []
+    of_history, of_candidates = categories[history_rows], categories[candidate_rows]
     for column in range(categories.shape[1]):
         for weights in (mask, short):
-            columns.append(_category_affinity(categories[:, column, :], history_rows, weights, candidate_rows))
+            columns.append(_category_affinity(of_history[:, :, column], weights, of_candidates[:, :, column]))
+    recent_numbers, own_numbers = numbers[history_rows[:, -SHORT_HISTORY:]], numbers[candidate_rows]
     for column in range(numbers.shape[1]):
-        values = numbers[:, column]
         # cumsum adds in the order of the history; in which order numpy's own sum adds may change its last bit.
-        recent = (values[history_rows] * short)[:, -SHORT_HISTORY:]
+        recent = recent_numbers[:, :, column] * short[:, -SHORT_HISTORY:]
         mean = np.cumsum(recent, axis=1, dtype=np.float64)[:, -1] / np.maximum(short.sum(axis=1), 1.0)
-        columns.append(np.abs(values[candidate_rows] - mean[:, None]))
+        columns.append(np.abs(own_numbers[:, :, column] - mean[:, None]))
     if not columns:
         return np.zeros((*candidate_rows.shape, 0), dtype=np.float32)
     return np.stack(columns, axis=2).astype(np.float32)
@@ -119,12 +120,9 @@ def repeat_features(seen_rows: IntArray, seen_age_days: FloatArray, candidate_ro
     return repeats
 
 
-def _category_affinity(
-    values: IntArray, history_rows: IntArray, weights: FloatArray, candidate_rows: IntArray
-) -> FloatArray:
-    """[N, C]: mean over the candidate's values of the share of the history that has the value."""
-    num = history_rows.shape[0]
-    history_values, candidate_values = values[history_rows], values[candidate_rows]  # [N, L, M], [N, C, M]
+def _category_affinity(history_values: IntArray, weights: FloatArray, candidate_values: IntArray) -> FloatArray:
+    """[N, C]: mean over a candidate's values [N, C, M] of the share of the history [N, L, M] that has the value."""
+    num = len(history_values)
     # Of these values alone: the largest of all items would be looked for in the whole table, at every request.
     width = int(max(history_values.max(initial=UNKNOWN), candidate_values.max(initial=UNKNOWN))) + 1
     flat = (np.arange(num)[:, None, None] * width + history_values).reshape(-1)

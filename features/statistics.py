@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.spec import DAY_MS
+from features.vocab import UNKNOWN
 
 WINDOWS_DAYS = (1, 7, 30)
 STATISTICS = ("count_all", *(f"count_{days}d" for days in WINDOWS_DAYS), "value_mean", "idle_days", "age_days")
@@ -103,6 +104,13 @@ class ItemStatistics:
         for place, tick in enumerate(ticks):
             values[place] = days.as_of(int(tick // DAY_MS))
         return cls(ticks_at_ms=ticks, values=values)
+
+    def of(self, ticks: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Of items at places of ticks, which are broadcast together: [..., len(STATISTICS)].
+
+        A row beyond the table is an item that came since: like the unknown one, it has had no event.
+        """
+        return self.values[ticks, np.where(rows < self.values.shape[1], rows, UNKNOWN)]
 
     def at(self, place: int) -> "ItemStatistics":
         """Those of one of the ticks."""

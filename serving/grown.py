@@ -40,7 +40,7 @@ class Grown(Generic[Scalar]):
 
     def __getitem__(self, rows: NDArray[np.integer[Any]]) -> NDArray[Scalar]:
         """Of rows of any shape: a copy."""
-        found = self.base[np.minimum(rows, len(self.base) - 1)]
+        found: NDArray[Scalar] = self.base[np.minimum(rows, len(self.base) - 1)]
         places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
         is_other = self.rows[places] == rows
         found[is_other] = self.values[places[is_other]]

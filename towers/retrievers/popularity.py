@@ -54,8 +54,9 @@ class Popular:
         return found[:k]
 
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Score of each row [M]."""
-        return self.scores[rows]
+        """Score of each row [M]; 0 of one that came after the tick."""
+        known = rows < len(self.scores)
+        return np.where(known, self.scores[np.where(known, rows, 0)], 0.0)
 
 
 def recent_counts(
