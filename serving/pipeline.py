@@ -46,6 +46,7 @@ class Recommendations:
     stage_ms: dict[str, float]
     release_id: str
     delta: int
+    changes: int
 
 
 class Pipeline:
@@ -138,6 +139,7 @@ class Pipeline:
             stage_ms=clock.stage_ms,
             release_id=release.release_id,
             delta=release.delta,
+            changes=release.changes,
         )
         clock.end("postprocess")
         return lists

@@ -7,7 +7,7 @@ It is the unit of registration, promotion, hot swap and rollback.
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,11 @@ from serving.deltas import Delta, Deltas, deltas_dir
 from serving.durable import hash_file, sync_tree
 from serving.errors import DeltaRefused, ReleaseDamaged, SpecMismatch
 from serving.retrieval import Stage1
+from towers.index.search import ItemIndex
 
 logger = logging.getLogger(__name__)
+
+FloatArray = NDArray[np.float32]
 
 MANIFEST_FILE, POPULAR_FILE, TITLES_FILE = "manifest.json", "popular.json", "titles.json"
 RANKER_FILE, ITEM_STATES_FILE, CALIBRATION_FILE = "ranker.onnx", "item_states.npy", "calibration.json"
@@ -39,6 +42,7 @@ class Release:
         item_states: [R, Si, W] texts of items as the ranker has read them beforehand; None where it reads none so.
         calibration: which probability a score of the ranker stands for; None where it has none.
         delta: number of the delta whose item aggregates it has; 0 as built.
+        changes: number of the last change of items that it has (live_items.py); 0 as built.
     """
 
     path: Path
@@ -50,6 +54,7 @@ class Release:
     item_states: NDArray[np.int8] | None = None
     calibration: Calibration | None = None
     delta: int = 0
+    changes: int = 0
 
     @classmethod
     def open(cls, path: Path, *, delta: int | None = None) -> "Release":
@@ -86,8 +91,12 @@ class Release:
             return built._with_newest()
         return built.with_delta(built.deltas.read(delta)) if delta else built
 
-    def with_delta(self, delta: Delta) -> "Release":
+    def with_delta(self, delta: Delta, *, ticked: Callable[[FloatArray], ItemIndex] | None = None) -> "Release":
         """The same release with the item aggregates of a later tick.
+
+        Args:
+            delta: of the tick.
+            ticked: as for `Stage1.as_of`.
 
         Raises:
             DeltaRefused: it is no later than what the release has.
@@ -97,7 +106,7 @@ class Release:
                 f"{self.path}: expected a delta after {self.delta} of a tick after {self.tick_at_ms}; got delta "
                 f"{delta.number} of tick {delta.tick_at_ms}; to go back, open the release anew at that delta"
             )
-        return replace(self, stage1=self.stage1.as_of(delta.statistics), delta=delta.number)
+        return replace(self, stage1=self.stage1.as_of(delta.statistics, ticked=ticked), delta=delta.number)
 
     @property
     def deltas(self) -> Deltas:
@@ -106,7 +115,7 @@ class Release:
             directory=deltas_dir(self.path, self.release_id),
             release_id=self.release_id,
             spec_hash=self.spec.hash,
-            num_rows=len(self.stage1.catalogue),
+            num_rows=self.stage1.statistics.values.shape[1],
         )
 
     def _with_newest(self) -> "Release":
@@ -138,6 +147,10 @@ class Release:
     def item_ids(self) -> tuple[str, ...]:
         """All items it can recommend."""
         return self.stage1.catalogue.item_ids
+
+    def recommends(self, item_id: str) -> bool:
+        """Whether an item may be in an answer: it is known, was recommendable when this was built, and is not gone."""
+        return bool(self.stage1.recommendable[self.stage1.catalogue.row(item_id)])
 
     @property
     def ranker_path(self) -> Path:

@@ -8,7 +8,7 @@ index, C candidates, K retrievers, X rows excluded, P rows that are asked for.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,7 +111,7 @@ class Stage1:
             text.
         blend: of these and of popularity.
         new_items: what the index has otherwise for items without events.
-        recommendable: [R] rows that may be candidates.
+        recommendable: [R or more] rows that may be candidates.
         statistics: answers are as of its newest tick.
         index: as of the same tick.
     """
@@ -183,9 +183,17 @@ class Stage1:
             tokenizer=TextTokenizer(directory / TOKENIZER_FILE),
         )
 
-    def as_of(self, statistics: ItemStatistics) -> "Stage1":
-        """The same with the item aggregates of another tick."""
-        index = self.index.with_last(self.new_items.biased(self.blend.item_bias(statistics.values[-1])))
+    def as_of(self, statistics: ItemStatistics, *, ticked: Callable[[FloatArray], ItemIndex] | None = None) -> "Stage1":
+        """The same with the item aggregates of another tick.
+
+        Args:
+            statistics: of the tick.
+            ticked: gives the index whose items have these last coordinates, one a row of the catalogue; None: of this
+                one they are replaced.
+        """
+        values = statistics.of(np.array(-1), np.arange(len(self.catalogue)))
+        ticked = ticked or self.index.with_last
+        index = ticked(self.new_items.biased(self.blend.item_bias(values)))
         other = replace(self, statistics=statistics, index=index)
         _ = other.popular  # now, rather than within the first request
         return other
@@ -244,7 +252,7 @@ class Stage1:
             self.item_embeddings[rows],
             self.linear_embeddings[rows],
             self.text_embeddings[rows],
-            self.statistics.values[-1, rows],
+            self.statistics.of(np.array(-1), rows),
         )
         return self.new_items.placed(blended, rows)
 
@@ -319,7 +327,7 @@ class Stage1:
     def _search(self, query_embeddings: FloatArray, *, excluded: IntArray) -> IntArray:
         """Rows [N, k] by the index, best first: as many as the towers may bring besides all that is excluded."""
         quota = self.fusion.quotas["towers"]
-        if not quota:
+        if not quota or not len(self.index):
             return np.zeros((len(excluded), 0), dtype=np.int64)
         num_excluded = int((excluded >= FIRST).sum(axis=1).max(initial=0))
         return self.index.search(query_embeddings, k=min(quota + num_excluded, len(self.index))).rows

@@ -65,6 +65,11 @@ class LiveIndex:
         """The present one, to be taken once for all that a request asks; `seen` says how far it has come."""
         return self._snapshot
 
+    @property
+    def is_rebuilding(self) -> bool:
+        """Whether a merge or a tick runs, for which the next one would wait."""
+        return self._rebuilding.locked()
+
     def apply(self, changes: Changes | Callable[[Snapshot], Changes]) -> int:
         """Make changes; returns their number. From then on every search has them here, and no crash loses them.
 

@@ -8,7 +8,7 @@ for it counts in histories, too. numpy only: it runs while serving.
 # Shapes: M new items, D width of the learned embeddings in the index, P items, R rows of the item table, W width of the
 # index.
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -64,3 +64,11 @@ class NewItems:
         result = bias.copy()
         result[self.rows] += np.float32(self.bias)
         return result
+
+    def and_these(self, rows: IntArray, learned: FloatArray) -> Self:
+        """These rows [P], distinct, and what stands for them [P, D], in place of what was said of them."""
+        kept = ~np.isin(self.rows, rows)
+        rows = np.concatenate([self.rows[kept], rows])
+        learned = np.concatenate([self.learned[kept], learned]) if kept.any() else learned
+        order = np.argsort(rows)
+        return replace(self, rows=rows[order], learned=learned[order])

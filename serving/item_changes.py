@@ -1,0 +1,160 @@
+"""What a change of items does to a release: to every table but the index, and which change of the index it is.
+
+Owns which row an item gets, what an update leaves as it was, and what is refused. Nothing is written to: a change makes
+another release that shares what did not change. Loaded inside Triton.
+"""
+
+# Shapes: M items added or updated, G that go, B that come back, R rows of the release's own table.
+
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.transforms import ItemInputs
+from features.vocab import FIRST
+from serving.errors import InvalidRequest
+from serving.grown import grown
+from serving.item_arrays import ItemArrays
+from serving.release import Release
+from towers.index.changes import Changes
+
+IntArray = NDArray[np.int64]
+
+NAMED = 5  # items that a message names
+
+
+@dataclass(frozen=True)
+class ItemChanges:
+    """What is to become of some items; all of it or nothing.
+
+    Attributes:
+        items: added, or updated where the release has them.
+        deleted_ids: what is recommended no more; its facts stay known, for histories have it.
+        restored_ids: what was deleted and is recommended again, with the facts that it had.
+    """
+
+    items: ItemArrays | None = None
+    deleted_ids: tuple[str, ...] = ()
+    restored_ids: tuple[str, ...] = ()
+
+
+def index_changes(release: Release, changes: ItemChanges) -> Changes:
+    """The same for the index, as it is logged.
+
+    Raises:
+        InvalidRequest: an item stands twice, is to go or to come back and cannot, or arrays are of other widths.
+    """
+    item_ids = changes.items.item_ids if changes.items is not None else ()
+    _check_distinct([*item_ids, *changes.deleted_ids, *changes.restored_ids])
+    catalogue, recommendable = release.stage1.catalogue, release.stage1.recommendable
+    deleted, restored = catalogue.rows(changes.deleted_ids), catalogue.rows(changes.restored_ids)
+    gone = (deleted < FIRST) | ~recommendable[deleted]
+    _refuse("deleted_ids", changes.deleted_ids, gone, "are not recommended: they are unknown, or were deleted before")
+    lost = (restored < FIRST) | recommendable[restored]
+    _refuse("restored_ids", changes.restored_ids, lost, "were never deleted: send items that are new with their facts")
+    rows = catalogue.rows(item_ids)
+    new = rows < FIRST
+    rows[new] = len(catalogue) + np.arange(int(new.sum()))
+    if changes.items is not None:
+        _check_facts(release, changes.items)
+    notes = b"" if changes.items is None else changes.items.to_bytes()
+    told = Changes.of(
+        np.concatenate([rows, restored]),
+        np.zeros((len(rows) + len(restored), release.stage1.index.width), np.float32),
+        deleted=deleted,
+        notes=notes,
+    )
+    try:
+        changed = with_changes(release, told)
+    except ValueError as error:
+        raise InvalidRequest(field="items", message=str(error)) from error
+    return replace(told, embeddings=changed.stage1.indexed(told.rows))
+
+
+def with_changes(release: Release, changes: Changes) -> Release:
+    """The release after a change that was logged, with the index as before.
+
+    Raises:
+        ReleaseDamaged: the change brings no items of this version.
+        ValueError: its arrays are of other widths than the release's.
+    """
+    items = ItemArrays.from_bytes(changes.notes) if changes.notes else None
+    if items is not None:
+        # What is added or updated comes first, then what only comes back.
+        release = _with_items(release, changes.rows[: len(items)], items)
+    recommendable = np.zeros(len(release.stage1.catalogue), dtype=np.bool_)
+    recommendable[: len(release.stage1.recommendable)] = release.stage1.recommendable
+    recommendable[changes.rows] = True
+    recommendable[changes.deleted] = False
+    return replace(release, stage1=replace(release.stage1, recommendable=recommendable))
+
+
+def _with_items(release: Release, rows: IntArray, items: ItemArrays) -> Release:
+    stage1 = release.stage1
+    added = [
+        item_id for item_id, row in zip(items.item_ids, rows.tolist(), strict=True) if row >= len(stage1.catalogue)
+    ]
+    # A known item keeps what its events have made of it: its learned id, and what it is like in histories.
+    is_new = np.isin(rows, stage1.new_items.rows) | (rows >= stage1.statistics.values.shape[1])
+    linear = items.linear
+    if not is_new.all():
+        linear = np.where(is_new[:, None], linear, stage1.linear_embeddings[np.where(is_new, FIRST, rows)])
+    inputs = {
+        field.name: grown(getattr(stage1.items, field.name), rows, getattr(items.inputs, field.name))
+        for field in fields(ItemInputs)
+    }
+    states = release.item_states
+    return replace(
+        release,
+        stage1=replace(
+            stage1,
+            catalogue=stage1.catalogue.with_more(added) if added else stage1.catalogue,
+            items=ItemInputs(**inputs),
+            item_embeddings=grown(stage1.item_embeddings, rows, items.learned),
+            linear_embeddings=grown(stage1.linear_embeddings, rows, linear),
+            text_embeddings=grown(stage1.text_embeddings, rows, items.text),
+            new_items=stage1.new_items.and_these(rows[is_new], items.as_new[is_new])
+            if is_new.any()
+            else stage1.new_items,
+        ),
+        item_states=None if states is None else grown(states, rows, items.states),
+        titles=_titled(release.titles, dict(zip(items.item_ids, items.titles, strict=True))),
+    )
+
+
+def _titled(titles: Mapping[str, str], own: dict[str, str]) -> Mapping[str, str]:
+    """With these too; a large catalogue's are not copied."""
+    if isinstance(titles, ChainMap):
+        return ChainMap(dict(titles.maps[0]) | own, *titles.maps[1:])
+    return ChainMap(own, dict(titles) if not isinstance(titles, dict) else titles)
+
+
+def _check_facts(release: Release, items: ItemArrays) -> None:
+    for name in ("learned", "linear", "text", "as_new"):
+        if not np.isfinite(getattr(items, name)).all():
+            raise InvalidRequest(field="items", message=f"{name} embeddings hold NaN or infinity; nothing was changed")
+    stage1 = release.stage1
+    width = min(stage1.item_embeddings.shape[1], stage1.blend.learned_width or stage1.item_embeddings.shape[1])
+    if items.as_new.shape != (len(items), width):
+        raise InvalidRequest(
+            field="items", message=f"expected as_new {[len(items), width]}; got {list(items.as_new.shape)}"
+        )
+
+
+def _check_distinct(item_ids: Sequence[str]) -> None:
+    seen: set[str] = set()
+    twice = [item_id for item_id in item_ids if item_id in seen or seen.add(item_id)]  # type: ignore[func-returns-value]
+    if twice:
+        raise InvalidRequest(
+            field="items",
+            message=f"{twice[:NAMED]} stand twice among what is added, updated, deleted and restored: give each once",
+        )
+
+
+def _refuse(field: str, item_ids: Sequence[str], wrong: NDArray[np.bool_], said: str) -> None:
+    if wrong.any():
+        named = [item_ids[place] for place in np.flatnonzero(wrong)[:NAMED]]
+        raise InvalidRequest(field=field, message=f"{named} {said}; nothing was changed")
