@@ -39,6 +39,7 @@ class Answer:
         candidates: what was retrieved with its score there, in that order; empty unless asked for.
         delta: number of the release's delta that it was made with; 0 for the release as built.
         stage_ms: time each stage took for the whole batch this query was in.
+        changes: number of the last change of items that it was made with; 0 for the items as built.
     """
 
     items: tuple[ScoredItem, ...]
@@ -46,6 +47,7 @@ class Answer:
     release_id: str
     delta: int
     stage_ms: Mapping[str, float]
+    changes: int = 0
 
 
 def answers_of(recommendations: "Recommendations") -> list[Answer]:
@@ -81,6 +83,7 @@ def answers_of(recommendations: "Recommendations") -> list[Answer]:
             release_id=found.release_id,
             delta=found.delta,
             stage_ms=found.stage_ms,
+            changes=found.changes,
         )
         for n in range(num)
     ]

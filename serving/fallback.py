@@ -3,7 +3,7 @@
 Owns that answer. Why it was needed is the gateway's to say.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 
 
@@ -12,12 +12,15 @@ class PopularityFallback:
 
     Args:
         item_ids: in order of popularity, as the release was exported.
+        is_there: whether an item may still be recommended.
     """
 
-    def __init__(self, *, item_ids: Sequence[str]) -> None:
+    def __init__(self, *, item_ids: Sequence[str], is_there: Callable[[str], bool] = lambda _: True) -> None:
         self._item_ids = tuple(item_ids)
+        self._is_there = is_there
 
     def recommend(self, *, k: int, exclude: Collection[str] = ()) -> list[str]:
         """At most `k` items; fewer when nearly all popular items are excluded."""
         excluded = frozenset(exclude)
-        return list(islice((item_id for item_id in self._item_ids if item_id not in excluded), max(k, 0)))
+        found = (item_id for item_id in self._item_ids if item_id not in excluded and self._is_there(item_id))
+        return list(islice(found, max(k, 0)))

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -38,15 +39,37 @@ REQUEST_ID_HEADER = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
+class ServedRelease(Protocol):
+    """What is told of a release; see `release.Release`."""
+
+    @property
+    def release_id(self) -> str:
+        """Of its content."""
+        ...
+
+    @property
+    def titles(self) -> Mapping[str, str]:
+        """What a person calls an item, by its id."""
+        ...
+
+    @property
+    def delta(self) -> int:
+        """Its newest."""
+        ...
+
+    @property
+    def changes(self) -> int:
+        """Number of the last change of its items."""
+        ...
+
+
 def create_app(
     settings: GatewaySettings,
     *,
     features: OnlineFeatures,
     engine: Engine,
     fallback: PopularityFallback,
-    release_id: str,
-    titles: Mapping[str, str],
-    delta: Callable[[], int],
+    release: Callable[[], ServedRelease],
     served_log: ServedLog | None = None,
 ) -> FastAPI:
     """The application; it closes `engine` and `served_log` when it ends.
@@ -56,16 +79,14 @@ def create_app(
         features: where the queries' features are read.
         engine: answers from them.
         fallback: answers without.
-        release_id: of the release that `fallback` and `titles` are of.
-        titles: what a person calls an item, by its id.
-        delta: number of the release's newest delta, for whoever asks after the gateway's health.
+        release: the one that `fallback` is of, as it is now.
         served_log: keeps each answer.
     """
     flow = RequestFlow(
         features=features,
         engine=engine,
         fallback=fallback,
-        release_id=release_id,
+        release_id=release().release_id,
         deadline_s=settings.deadline_ms / 1000.0,
         served_log=served_log,
     )
@@ -93,17 +114,18 @@ def create_app(
             request_id=request_id,
             text=body.text,
         )
-        return response_of(reply, request_id=request_id, titles=titles, with_candidates=body.with_candidates)
+        return response_of(reply, request_id=request_id, titles=release().titles, with_candidates=body.with_candidates)
 
     @app.get("/healthz")
     async def healthz() -> HealthResponse:
-        is_ready = await engine.is_ready()
+        is_ready, present = await engine.is_ready(), release()
         return HealthResponse(
             status="ok" if is_ready else "degraded",
             engine_ready=is_ready,
             mode=settings.mode,
-            release_id=release_id,
-            delta=delta(),
+            release_id=present.release_id,
+            delta=present.delta,
+            changes=present.changes,
         )
 
     return app
@@ -154,15 +176,15 @@ def open_app(settings: GatewaySettings) -> FastAPI:
     else:
         following = ReleaseFollower(Release.open(settings.release_dir))
         engine = AsyncRecommendClient(address=settings.triton_address)
-    release = following.release
     return create_app(
         settings,
         features=OnlineStore.open(settings.online_store_dir),
         engine=engine,
-        fallback=PopularityFallback(item_ids=release.popular_item_ids),
-        release_id=release.release_id,
-        titles=release.titles,
-        delta=lambda: following.release.delta,
+        fallback=PopularityFallback(
+            item_ids=following.release.popular_item_ids,
+            is_there=lambda item_id: following.release.recommends(item_id),
+        ),
+        release=lambda: following.release,
         served_log=ServedLog(settings=settings.served_log) if settings.served_log else None,
     )
 

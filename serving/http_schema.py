@@ -55,6 +55,7 @@ class RecommendResponse(BaseModel):
     fallback_reason: str | None
     release_id: str
     delta: int
+    changes: int
     stage_ms: dict[str, float]
     total_ms: float
 
@@ -62,8 +63,8 @@ class RecommendResponse(BaseModel):
 class HealthResponse(BaseModel):
     """The answer to GET /healthz.
 
-    `status` is `degraded` while the fallback answers everything; `delta` is the newest whole delta beside the release,
-    which servers take with their next request: each answer names its own.
+    `status` is `degraded` while the fallback answers everything; `delta` and `changes` are the newest beside the
+    release, which servers take with their next request: each answer names its own.
     """
 
     status: Literal["ok", "degraded"]
@@ -71,6 +72,7 @@ class HealthResponse(BaseModel):
     mode: str
     release_id: str
     delta: int
+    changes: int
 
 
 def response_of(
@@ -109,6 +111,7 @@ def response_of(
         fallback_reason=reply.fallback_reason,
         release_id=reply.release_id,
         delta=reply.delta,
+        changes=reply.changes,
         stage_ms=dict(reply.stage_ms),
         total_ms=reply.total_ms,
     )

@@ -70,6 +70,7 @@ class Reply:
     fallback_reason: str | None
     release_id: str
     delta: int
+    changes: int
     stage_ms: Mapping[str, float]
     total_ms: float
 
@@ -172,6 +173,7 @@ class RequestFlow:
             fallback_reason=reason,
             release_id=answer.release_id if answer else self.release_id,
             delta=answer.delta if answer else 0,
+            changes=answer.changes if answer else 0,
             stage_ms={"online_features": read_ms, **(answer.stage_ms if answer else {})},
             total_ms=(time.monotonic() - started) * 1000.0,
         )

@@ -44,6 +44,7 @@ OUTPUTS = {
     "candidate_scores": "FP32",
     "release_id": "BYTES",
     "delta": "INT64",
+    "changes": "INT64",
     "stage_ms": "FP32",
 }
 
@@ -148,6 +149,7 @@ def encode_answers(answers: Sequence[Answer]) -> Tensors:
         "candidate_scores": _padded([[one[1] for one in row] for row in candidates], dtype=np.float32, padding=-np.inf),
         "release_id": _bytes([[answer.release_id.encode()] for answer in answers]),
         "delta": np.array([[answer.delta] for answer in answers], dtype=np.int64),
+        "changes": np.array([[answer.changes] for answer in answers], dtype=np.int64),
         "stage_ms": np.array([[answer.stage_ms[stage] for stage in STAGES] for answer in answers], dtype=np.float32),
     }
 
@@ -176,6 +178,7 @@ def decode_answers(tensors: Mapping[str, NDArray[Any]]) -> list[Answer]:
                 candidates=tuple((item_id.decode(), score) for item_id, score in candidates if item_id),
                 release_id=tensors["release_id"][row, 0].decode(),
                 delta=int(tensors["delta"][row, 0]),
+                changes=int(tensors["changes"][row, 0]),
                 stage_ms=dict(zip(STAGES, tensors["stage_ms"][row].tolist(), strict=True)),
             )
         )

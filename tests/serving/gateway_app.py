@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from fastapi.testclient import TestClient
@@ -27,6 +28,7 @@ ANSWER = Answer(
     candidates=(("i1", 2.5), ("i2", 1.5)),
     release_id="r7",
     delta=3,
+    changes=4,
     stage_ms=dict.fromkeys(STAGES, 0.5),
 )
 
@@ -107,9 +109,9 @@ def gateway(
         features=features or FakeFeatures(),
         engine=engine or FakeEngine(),
         fallback=PopularityFallback(item_ids=POPULAR),
-        release_id="r6",
-        titles={"i1": "Brazil (1985)", "p1": "Alien (1979)"},
-        delta=lambda: 5,
+        release=lambda: SimpleNamespace(
+            release_id="r6", titles={"i1": "Brazil (1985)", "p1": "Alien (1979)"}, delta=5, changes=8
+        ),
         served_log=served_log,
     )
     with TestClient(app) as client:

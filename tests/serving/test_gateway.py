@@ -53,7 +53,8 @@ def test_a_known_query_gets_the_models_answer() -> None:
         },
     ]
     assert {
-        key: body[key] for key in ("request_id", "query_id", "source", "fallback_reason", "release_id", "delta")
+        key: body[key]
+        for key in ("request_id", "query_id", "source", "fallback_reason", "release_id", "delta", "changes")
     } == {
         "request_id": "abc-1",
         "query_id": "q",
@@ -61,6 +62,7 @@ def test_a_known_query_gets_the_models_answer() -> None:
         "fallback_reason": None,
         "release_id": "r7",
         "delta": 3,
+        "changes": 4,
     }
     assert body["candidates"] is None
     assert set(body["stage_ms"]) == {"online_features", *STAGES}
@@ -271,6 +273,7 @@ def test_health_tells_whether_the_engine_answers(error: ServingError | None, sta
         "mode": "triton",
         "release_id": "r6",
         "delta": 5,
+        "changes": 8,
     }
 
 

@@ -51,9 +51,7 @@ def gateway(address: str, *, pipeline: Pipeline, queries: QueryFeatures, served_
             features=OneQuery(queries=queries, spec_hash=release.spec.hash),
             engine=AsyncRecommendClient(address=address),
             fallback=PopularityFallback(item_ids=release.popular_item_ids),
-            release_id=release.release_id,
-            titles=release.titles,
-            delta=lambda: pipeline.release.delta,
+            release=lambda: pipeline.release,
             served_log=ServedLog(settings=ServedLogSettings(path=served_log_path)),
         )
     )
