@@ -120,11 +120,11 @@ class _Again:
             tolerances=dict.fromkeys(SCORES, score_tolerance) if score_tolerance else None,
         )
         self._release_dir, self._settings = release_dir, settings
-        self._pipelines: dict[int, Pipeline] = {}
+        self._pipelines: dict[tuple[int, int], Pipeline] = {}
 
     def add(self, record: Mapping[str, Any]) -> None:
         answer = record["answer"]
-        pipeline = self._at(int(answer["delta"]))
+        pipeline = self._at(int(answer["delta"]), int(answer.get("changes", 0)))
         items, candidates = answer["items"], answer["candidates"]
         found = pipeline.recommend(features_of(record), k=len(items), with_candidates=True)
         served = {
@@ -142,13 +142,13 @@ class _Again:
         }
         self.tally.add(offline=again, serving=served, keys=[_name(record)])
 
-    def _at(self, delta: int) -> Pipeline:
-        if delta not in self._pipelines:
+    def _at(self, delta: int, changes: int) -> Pipeline:
+        if (delta, changes) not in self._pipelines:
             models = next((one.models for one in self._pipelines.values()), None)
-            self._pipelines[delta] = Pipeline.open(
-                self._release_dir, settings=self._settings, models=models, delta=delta
+            self._pipelines[delta, changes] = Pipeline.open(
+                self._release_dir, settings=self._settings, models=models, delta=delta, changes=changes
             )
-        return self._pipelines[delta]
+        return self._pipelines[delta, changes]
 
 
 class _Known:

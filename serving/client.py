@@ -1,12 +1,11 @@
 """Asks Triton's `recommend` over gRPC, from a script or from an event loop.
 
-Owns deadlines, reconnecting, and what each gRPC status means to a caller. Knows the tensors from wire.py and nothing of
-where features are read.
+Owns asking once more after a change of the FeatureSpec. Knows the tensors from wire.py, how a call is made from
+triton_call.py, and nothing of where features are read.
 """
 
-import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
@@ -18,21 +17,13 @@ from tritonclient.utils import InferenceServerException
 from features.transforms import QueryFeatures
 from serving import wire
 from serving.answers import Answer
-from serving.errors import (
-    DeadlineExceeded,
-    InvalidRequest,
-    RequestFailed,
-    ServerUnavailable,
-    ServingError,
-    SpecMismatch,
-)
+from serving.errors import ServerUnavailable, SpecMismatch
+from serving.triton_call import CHANNEL, inputs_of, outputs_of, remaining_s, serving_error, tensors_of
 
 # Features read again, with the hash of the spec they are of now.
 Reread = Callable[[], tuple[QueryFeatures, str]]
 AsyncReread = Callable[[], Awaitable[tuple[QueryFeatures, str]]]
 
-# gRPC would wait up to 2 minutes before it tries a server again that was away; a restart here takes seconds.
-_CHANNEL = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
 _HEALTH_TIMEOUT_S = 1.0
 
 
@@ -47,7 +38,7 @@ class RecommendClient:
     def __init__(self, *, address: str, deadline_s: float = 1.0) -> None:
         self.address = address
         self.deadline_s = deadline_s
-        self._open: triton.InferenceServerClient | None = triton.InferenceServerClient(address, channel_args=_CHANNEL)
+        self._open: triton.InferenceServerClient | None = triton.InferenceServerClient(address, channel_args=CHANNEL)
 
     def __enter__(self) -> Self:
         return self
@@ -131,14 +122,14 @@ class RecommendClient:
         try:
             result = self._client.infer(
                 wire.MODEL,
-                _inputs(tensors),
-                outputs=_outputs(),
+                inputs_of(tensors, wire.INPUTS),
+                outputs=outputs_of(wire.OUTPUTS),
                 request_id=request_id,
-                client_timeout=_remaining_s(deadline),
+                client_timeout=remaining_s(deadline),
             )
         except InferenceServerException as error:
-            raise _serving_error(error, address=self.address) from error
-        return _answers(result)
+            raise serving_error(error, address=self.address, model=wire.MODEL, fields=wire.INPUTS) from error
+        return wire.decode_answers(tensors_of(result, wire.OUTPUTS))
 
 
 class AsyncRecommendClient:
@@ -150,7 +141,7 @@ class AsyncRecommendClient:
     @cached_property
     def _client(self) -> Any:
         # Not in the constructor: a channel belongs to the loop that runs when it is made.
-        return triton_aio.InferenceServerClient(self.address, channel_args=_CHANNEL)
+        return triton_aio.InferenceServerClient(self.address, channel_args=CHANNEL)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -207,60 +198,11 @@ class AsyncRecommendClient:
         try:
             result = await self._client.infer(
                 wire.MODEL,
-                _inputs(tensors),
-                outputs=_outputs(),
+                inputs_of(tensors, wire.INPUTS),
+                outputs=outputs_of(wire.OUTPUTS),
                 request_id=request_id,
-                client_timeout=_remaining_s(deadline),
+                client_timeout=remaining_s(deadline),
             )
         except InferenceServerException as error:
-            raise _serving_error(error, address=self.address) from error
-        return _answers(result)
-
-
-def _inputs(tensors: Mapping[str, Any]) -> list[Any]:
-    inputs = []
-    for name, datatype in wire.INPUTS.items():
-        tensor = triton.InferInput(name, list(tensors[name].shape), datatype)
-        tensor.set_data_from_numpy(tensors[name])
-        inputs.append(tensor)
-    return inputs
-
-
-def _outputs() -> list[Any]:
-    return [triton.InferRequestedOutput(name) for name in wire.OUTPUTS]
-
-
-def _answers(result: Any) -> list[Answer]:
-    tensors = {name: result.as_numpy(name) for name in wire.OUTPUTS}
-    missing = [name for name, tensor in tensors.items() if tensor is None]
-    if missing:
-        raise RequestFailed(f"the server's answer lacks {missing}: is it of another version of this project?")
-    return wire.decode_answers(tensors)
-
-
-def _remaining_s(deadline: float) -> float:
-    remaining = deadline - time.monotonic()
-    if remaining <= 0:
-        raise DeadlineExceeded("the deadline passed before the server was asked")
-    return remaining
-
-
-def _serving_error(error: InferenceServerException, *, address: str) -> ServingError:
-    status, message = str(error.status()).removeprefix("StatusCode."), str(error.message())
-    if status == "INVALID_ARGUMENT":
-        field, problem = _field_and_problem(message)
-        return SpecMismatch(problem) if field == "spec_hash" else InvalidRequest(field=field, message=problem)
-    if status == "DEADLINE_EXCEEDED":
-        return DeadlineExceeded(f"Triton at {address} did not answer in time")
-    if status in ("UNAVAILABLE", "CANCELLED", "NOT_FOUND"):  # a server that starts or stops answers with each of them
-        return ServerUnavailable(f"Triton at {address} is not serving {wire.MODEL}: {message}")
-    return RequestFailed(f"Triton at {address} failed ({status}): {message}")
-
-
-def _field_and_problem(message: str) -> tuple[str, str]:
-    """Split what the model refused (`k: expected ...`) or what Triton itself did (`... input 'k' ...`)."""
-    own = re.match(r"(\w+): (.*)", message, flags=re.DOTALL)
-    if own and own[1] in wire.INPUTS:
-        return own[1], own[2]
-    named = re.search(r"missing required input\(s\) \['(\w+)'", message) or re.search(r"input '(\w+)'", message)
-    return (named[1] if named else "request"), message
+            raise serving_error(error, address=self.address, model=wire.MODEL, fields=wire.INPUTS) from error
+        return wire.decode_answers(tensors_of(result, wire.OUTPUTS))

@@ -25,9 +25,11 @@ from serving.retrieval import BUILDER_FILE
 from towers.errors import UnfitPieces, UnreadableLog
 from towers.index.build import FlatBuilder, IndexBuilder
 from towers.index.builder_file import read_builder
+from towers.index.change_log import ChangeLog
 from towers.index.changes import Changes
 from towers.index.live import LiveIndex
 from towers.index.search import ItemIndex
+from towers.index.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +133,28 @@ class LiveItems:
         # All of them or none: an index with items that no table has would find what cannot be answered.
         self._told.clear()
         self._release = replace(release, stage1=replace(release.stage1, index=self._live.snapshot.index))
+
+
+def at_change(release: Release, number: int) -> Release:
+    """A release with its first changes, and it stays so: what an answer of then was made of.
+
+    Raises:
+        ReleaseDamaged: the log cannot be read, or has not so many.
+    """
+    snapshot = Snapshot(release.stage1.index)
+    if not log_path(release).exists():
+        raise ReleaseDamaged(f"{log_path(release)} is missing; change {number} is asked for")
+    try:
+        log = ChangeLog(log_path(release), width=snapshot.base.width)
+        while release.changes < number:
+            changes = next(log.new(), None)
+            if changes is None:
+                raise ReleaseDamaged(f"{log.path} ends with change {release.changes}; change {number} is asked for")
+            snapshot = snapshot.with_changes(changes)
+            release = replace(with_changes(release, changes), changes=release.changes + 1)
+    except (UnreadableLog, OSError) as error:
+        raise ReleaseDamaged(str(error)) from error
+    return replace(release, stage1=replace(release.stage1, index=snapshot.index))
 
 
 def log_path(release: Release) -> Path:

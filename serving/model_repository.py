@@ -18,6 +18,7 @@ from serving.release import verify
 from serving.settings import TritonSettings
 
 ONNX_MODELS = ("query_tower", "item_tower", "ranker")
+PYTHON_MODELS = ("recommend", "change_items")
 VERSION = "1"
 
 
@@ -41,10 +42,9 @@ def build_model_repository(*, release_dir: Path, repository_dir: Path, settings:
             settings.templates_dir / name, _instances(settings.instances.device, getattr(settings.instances, name))
         )
         (building / name / "config.pbtxt").write_text(_with_inputs(config, inputs[name]), encoding="utf-8")
-    (building / "recommend" / VERSION).mkdir(parents=True)
-    shutil.copyfile(
-        settings.templates_dir / "recommend" / VERSION / "model.py", building / "recommend" / VERSION / "model.py"
-    )
+    for name in PYTHON_MODELS:
+        (building / name / VERSION).mkdir(parents=True)
+        shutil.copyfile(settings.templates_dir / name / VERSION / "model.py", building / name / VERSION / "model.py")
     values = {
         **_instances("cpu", settings.instances.recommend),  # its arrays are numpy's, whatever the models run on
         "queue_delay_us": str(settings.queue_delay_us),
@@ -53,8 +53,9 @@ def build_model_repository(*, release_dir: Path, repository_dir: Path, settings:
         "model_inputs": _quoted(json.dumps(inputs)),
         "pipeline": _quoted(json.dumps(asdict(settings.pipeline))),
     }
-    config = _rendered(settings.templates_dir / "recommend", values)
-    (building / "recommend" / "config.pbtxt").write_text(config, encoding="utf-8")
+    for name in PYTHON_MODELS:
+        config = _rendered(settings.templates_dir / name, values)
+        (building / name / "config.pbtxt").write_text(config, encoding="utf-8")
     shutil.rmtree(repository_dir, ignore_errors=True)
     building.rename(repository_dir)
 

@@ -5,8 +5,8 @@ or behind the `Models` protocol.
 
 Which instant an answer is of: ages are as of the request, item aggregates as of the delta that the server has when it
 answers. So the same request of a past instant may be answered otherwise tomorrow, as it would be in any server that
-keeps what it knows now. An answer names its release and delta; `Pipeline.open(..., delta=n)` gives it again, and
-lifecycle/parity.py replays a log with each tick's own delta.
+keeps what it knows now. An answer names its release, its delta and the last change of items that it knows of;
+`Pipeline.open(..., delta=n, changes=m)` gives it again; lifecycle/parity.py replays a log with each tick's own delta.
 """
 
 import time
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from features.transforms import QueryFeatures, ranker_inputs
 from serving.follower import ReleaseFollower
+from serving.live_items import at_change
 from serving.models import Models, OnnxModels
 from serving.postprocess import final_order
 from serving.release import Release
@@ -62,7 +63,13 @@ class Pipeline:
 
     @classmethod
     def open(
-        cls, release_dir: Path, *, settings: PipelineSettings, models: Models | None = None, delta: int | None = None
+        cls,
+        release_dir: Path,
+        *,
+        settings: PipelineSettings,
+        models: Models | None = None,
+        delta: int | None = None,
+        changes: int = 0,
     ) -> "Pipeline":
         """Open a release.
 
@@ -70,9 +77,13 @@ class Pipeline:
             release_dir: where it lies.
             settings: how much is retrieved and ranked.
             models: without them, the release's own run in this process.
-            delta: stay at this one; without it, follow the newest.
+            delta: stay at this one; without it, follow the newest deltas and changes of items.
+            changes: with a delta, stay at this change of items.
         """
-        release = Release.open(release_dir, delta=delta)
+        release = Release.open(release_dir, delta=0 if changes else delta)
+        if changes:
+            release = at_change(release, changes)
+            release = release.with_delta(release.deltas.read(delta)) if delta else release
         if models is None:
             models = OnnxModels(
                 query_tower=release.path / QUERY_TOWER_FILE,

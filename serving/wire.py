@@ -116,7 +116,9 @@ def decode_request(tensors: Mapping[str, NDArray[Any]], *, spec: FeatureSpec) ->
             history_events=events,
             history_values=values,
             history_at_ms=at_ms,
-            texts=[_text(value, field="query_text", max_bytes=MAX_TEXT_BYTES) for value in tensors["query_text"][:, 0]],
+            texts=[
+                text_of(value, field="query_text", max_bytes=MAX_TEXT_BYTES) for value in tensors["query_text"][:, 0]
+            ],
             categories=_strings(tensors, "query_categories", num=len(spec.names("query", "category"))),
             numbers=_numbers(tensors, "query_numbers", num=len(spec.names("query", "number", "column"))),
             requested_at_ms=requested_at_ms,
@@ -203,12 +205,12 @@ def _histories(
         raise InvalidRequest(field="history_at_ms", message=f"expected milliseconds since 1970 up to {MAX_AT_MS}")
     item_ids, events, values, at_ms = [], [], [], []
     for row in range(shape[0]):
-        ids = [_text(value, field="history_items") for value in tensors["history_items"][row]]
+        ids = [text_of(value, field="history_items") for value in tensors["history_items"][row]]
         start = next((place for place, item_id in enumerate(ids) if item_id), len(ids))
         if "" in ids[start:]:
             raise InvalidRequest(field="history_items", message="expected empty ids on the left alone, as padding")
         item_ids.append(ids[start:])
-        events.append([_text(value, field="history_events") for value in tensors["history_events"][row, start:]])
+        events.append([text_of(value, field="history_events") for value in tensors["history_events"][row, start:]])
         values.append(tensors["history_values"][row, start:].tolist())
         at_ms.append(tensors["history_at_ms"][row, start:].tolist())
     return item_ids, events, values, at_ms
@@ -216,7 +218,7 @@ def _histories(
 
 def _check_spec(tensor: NDArray[Any], *, spec: FeatureSpec) -> None:
     for value in tensor[:, 0]:
-        got = _text(value, field="spec_hash")
+        got = text_of(value, field="spec_hash")
         if got != spec.hash:
             raise InvalidRequest(
                 field="spec_hash",
@@ -233,7 +235,7 @@ def _one_value(tensors: Mapping[str, NDArray[Any]], field: str) -> int:
 
 def _strings(tensors: Mapping[str, NDArray[Any]], field: str, *, num: int) -> list[list[str]]:
     _check_width(tensors[field], field=field, num=num)
-    return [[_text(value, field=field) for value in row] for row in tensors[field]]
+    return [[text_of(value, field=field) for value in row] for row in tensors[field]]
 
 
 def _numbers(tensors: Mapping[str, NDArray[Any]], field: str, *, num: int) -> list[list[float]]:
@@ -249,7 +251,12 @@ def _check_width(tensor: NDArray[Any], *, field: str, num: int) -> None:
         raise InvalidRequest(field=field, message=f"expected {num} values a query by the spec, got {tensor.shape[1]}")
 
 
-def _text(value: bytes, *, field: str, max_bytes: int = MAX_STRING_BYTES) -> str:
+def text_of(value: bytes, *, field: str, max_bytes: int = MAX_STRING_BYTES) -> str:
+    """A short text of UTF-8.
+
+    Raises:
+        InvalidRequest: it is longer, or something else.
+    """
     if len(value) > max_bytes:
         raise InvalidRequest(field=field, message=f"expected at most {max_bytes} bytes, got {len(value)}")
     try:
