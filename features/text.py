@@ -15,6 +15,9 @@ from features.errors import FeaturesError
 PAD_TOKEN, CLS_TOKEN, SEP_TOKEN = "[PAD]", "[CLS]", "[SEP]"
 
 
+SENTENCE_EDGES = 2  # [CLS] and [SEP], which a sentence encoder puts around a text
+
+
 def column_text(value: str | Sequence[str] | None, *, max_values: int = 4) -> str:
     """A text column's value on one line: white space folded, the first values of a list joined by commas."""
     text = value or "" if value is None or isinstance(value, str) else ", ".join(value[:max_values])
@@ -58,3 +61,7 @@ class TextTokenizer:
             ids = encoding.ids[:length]
             tokens[row, : len(ids)] = ids
         return tokens
+
+    def sentences(self, texts: Sequence[str], *, max_tokens: int) -> NDArray[np.int64]:
+        """Token ids [len(texts), max_tokens - 2] as a sentence encoder takes them that reads so many with its own two."""
+        return self.encode(texts, length=max_tokens)[:, : max_tokens - SENTENCE_EDGES].astype(np.int64)

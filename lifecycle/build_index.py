@@ -32,6 +32,7 @@ from serving.retrieval import (
     ARRAYS_DIR,
     BLEND_FILE,
     BUILDER_FILE,
+    CONTENT_SUFFIX,
     FUSION_FILE,
     LINEAR_SUFFIX,
     NEW_ITEMS_SUFFIX,
@@ -78,7 +79,7 @@ class IndexStep:
     cuts: Sequence[Cut] = CUTS
 
     def run(self, out_dir: Path) -> None:
-        """Write of each cut linear embeddings, new items and index, beside them blend and fusion, and index.json.
+        """Write of each cut linear embeddings, new items, content map and index; beside them blend, fusion, index.json.
 
         Raises:
             RecallTooLow: an index finds too little of exact search.
@@ -99,8 +100,7 @@ class IndexStep:
         bias = 0.0 if content is None else self._new_item_bias(content, fold.fused_by(fusion))
         for cut, own in zip(self.cuts, contents, strict=True):
             if own is not None:
-                new_items, filled = own.in_index(embeddings[cut.name], bias=bias)
-                facts[cut.name] = self._build(cut, filled, blend, new_items, builder=self.builder, out_dir=out_dir)
+                facts[cut.name] |= self._with_content(cut, own, embeddings[cut.name], blend, bias=bias, out_dir=out_dir)
         for cut in self.cuts:
             facts[cut.name]["recall"] = self._recall(cut, out_dir)
         if self.builder_settings is not None:
@@ -122,6 +122,26 @@ class IndexStep:
             return None  # what queries say tells new items apart better than what known ones are like
         texts = np.load(self.towers_dir / stage_one.cut.name / TEXT_EMBEDDINGS_FILE, allow_pickle=False)
         return Content.of(stage_one, texts=texts, dataset=self.dataset)
+
+    def _with_content(
+        self,
+        cut: Cut,
+        content: Content,
+        linear: NDArray[np.float32],
+        blend: Blend,
+        *,
+        bias: float,
+        out_dir: Path,
+    ) -> dict[str, object]:
+        """Write the map, and an index with what is new by it; which facts change."""
+        by, path = content.map(), out_dir / f"{cut.name}.faiss"
+        by.write(path.with_suffix(CONTENT_SUFFIX))
+        new_items, filled = content.in_index(linear, by=by, bias=bias)
+        if len(content.new):
+            return self._build(cut, filled, blend, new_items, builder=self.builder, out_dir=out_dir)
+        # The index stays; the bias is of items that come while it is served.
+        new_items.write(path.with_suffix(NEW_ITEMS_SUFFIX))
+        return {"embedding_space_hash": embedding_space_hash(self.towers_dir / cut.name, out_dir, cut)}
 
     def _new_item_bias(self, content: Content, stage_one: StageOne) -> float:
         return fit_bias(

@@ -24,7 +24,7 @@ from features.protocol import RequestProtocol
 from features.requests import PastRequests
 from features.statistics import ItemStatistics
 from lifecycle.candidates import StageOne
-from towers.retrievers.content import ContentFeatures, ContentMap
+from towers.retrievers.content import ContentFeatures, ContentMap, ItemContent
 from towers.retrievers.new_items import NewItems
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class Content:
         counts: [K] queries that had each known item.
         embeddings: [K, D + L] learned and linear.
         learned_width: D.
+        table: of all rows.
         features: of all.
     """
 
@@ -53,11 +54,12 @@ class Content:
     counts: NDArray[np.float64]
     embeddings: FloatArray
     learned_width: int
+    table: ItemContent
     features: ContentFeatures
 
     @classmethod
     def of(cls, stage_one: StageOne, *, texts: FloatArray, dataset: Dataset) -> "Content | None":
-        """Of a cut; None where nothing that can be recommended is new, or nothing is known.
+        """Of a cut; None where nothing that can be recommended is known.
 
         Args:
             stage_one: of the cut, with its blend.
@@ -66,8 +68,9 @@ class Content:
         """
         stage1, num_had = stage_one.stage1, dataset.queries_of_items(stage_one.cut.splits)
         known, new = (np.flatnonzero(stage1.recommendable & own) for own in (num_had > 0, num_had == 0))
-        if not len(known) or not len(new):
+        if not len(known):
             return None
+        table = ItemContent.of(stage1.items, texts=texts)
         learned = stage1.item_embeddings[known, : stage1.blend.learned_width]
         return cls(
             known=known,
@@ -75,14 +78,19 @@ class Content:
             counts=num_had[known].astype(np.float64),
             embeddings=np.concatenate([learned, stage1.linear_embeddings[known]], axis=1),
             learned_width=learned.shape[1],
-            features=ContentFeatures.fit(stage1.items, texts=texts, known=known),
+            table=table,
+            features=ContentFeatures.fit(table.take(known)),
         )
 
     def map(self, kept: NDArray[np.bool_] | None = None) -> ContentMap:
         """The map of all known items, or of those kept [K]."""
         kept = np.ones(len(self.known), dtype=np.bool_) if kept is None else kept
         return ContentMap.fit(
-            self.features, known=self.known[kept], weights=self.counts[kept], embeddings=self.embeddings[kept]
+            self.features,
+            table=self.table,
+            known=self.known[kept],
+            weights=self.counts[kept],
+            embeddings=self.embeddings[kept],
         )
 
     def as_new(self, folds: IntArray) -> FloatArray:
@@ -90,12 +98,12 @@ class Content:
         found = np.zeros_like(self.embeddings)
         for fold in np.unique(folds):
             own = folds == fold
-            found[own] = self.map(~own).of(self.known[own])
+            found[own] = self.map(~own).of(self.table.take(self.known[own]))
         return found
 
-    def in_index(self, linear: FloatArray, *, bias: float) -> tuple[NewItems, FloatArray]:
+    def in_index(self, linear: FloatArray, *, by: ContentMap, bias: float) -> tuple[NewItems, FloatArray]:
         """The new items, and all linear embeddings [R, L] with theirs among them."""
-        embeddings = self.map().of(self.new)
+        embeddings = by.of(self.table.take(self.new))
         filled = linear.copy()
         filled[self.new] = embeddings[:, self.learned_width :]
         return NewItems(rows=self.new, learned=embeddings[:, : self.learned_width], bias=bias), filled

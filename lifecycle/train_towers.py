@@ -223,8 +223,7 @@ class TowersTraining:
         texts = item_texts(self.dataset.items, names=self.spec.names("item", "text"))
         trained = TrainedText(
             SentenceEncoder.open(self.text_encoder.checkpoint),
-            # Two of the encoder's tokens are special ones.
-            item_texts=self._tokenizer.encode(texts, length=self.text_encoder.max_tokens - 2).astype(np.int64),
+            item_texts=self._tokenizer.sentences(texts, max_tokens=self.text_encoder.max_tokens),
             settings=self.text,
             directory=directory,
         )

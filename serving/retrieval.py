@@ -44,6 +44,7 @@ SPEC_FILE, VOCABULARIES_FILE, ITEM_IDS_FILE = "feature_spec.json", "vocabularies
 TOKENIZER_FILE, INDEX_FILE, FUSION_FILE = "tokenizer.json", "index.faiss", "fusion.json"
 BUILDER_FILE = "index_builder.json"
 BLEND_FILE, LINEAR_SUFFIX, NEW_ITEMS_SUFFIX = "blend.json", ".linear.npy", ".new_items.npz"
+CONTENT_SUFFIX = ".content.npz"  # of the map by which items that come later are embedded; item_embedder.py
 QUERY_TOWER_FILE, ITEM_TOWER_FILE = "query_tower.onnx", "item_tower.onnx"
 ARRAYS_DIR, RETRIEVERS_DIR, RECOMMENDABLE_FILE = "arrays", "retrievers", "recommendable.npy"
 TEXT_ARRAY = "text_embeddings"

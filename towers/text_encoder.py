@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-from features.text import TextTokenizer
+from features.text import SENTENCE_EDGES, TextTokenizer
 from towers.embedding_cache import EmbeddingCache
 
 CACHE_FILE = "text_embeddings.sqlite"
@@ -63,7 +63,7 @@ class TextEncoder:
         return checkpoint_directory(self.checkpoint) / "tokenizer.json"
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings [len(texts), E]; an empty text is all zeros, and equal texts are embedded once."""
+        """Embeddings [len(texts), E]; a text without tokens is all zeros, and equal texts are embedded once."""
         directory = checkpoint_directory(self.checkpoint)
         width = int(json.loads((directory / "config.json").read_text(encoding="utf-8"))["hidden_size"])
         # Sorted by length, so that little of a batch is padding.
@@ -124,8 +124,10 @@ class _Embedder:
         )
         states = model(**batch).last_hidden_state  # [b, S, E]
         mask = batch["attention_mask"].unsqueeze(-1)
-        pooled = (states * mask).sum(dim=1) / mask.sum(dim=1)
-        embeddings: NDArray[np.float32] = nn.functional.normalize(pooled, dim=1).numpy()
+        length = mask.sum(dim=1)
+        pooled = (states * mask).sum(dim=1) / length
+        # As SentenceEncoder, which serves: a text may be of nothing that has a token.
+        embeddings: NDArray[np.float32] = (nn.functional.normalize(pooled, dim=1) * (length > SENTENCE_EDGES)).numpy()
         return embeddings
 
 

@@ -11,6 +11,7 @@ numpy only. Source: Gantner et al., ICDM 2010, "Learning attribute-to-feature ma
 # embedding, F features, D width of the embeddings.
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -26,56 +27,79 @@ REGULARISATION = 10.0  # of 3, 10, 30 and 100; within the noise of one another b
 TENTHS = 10
 MAX_VALUES = 1000  # of a category column, the most frequent: what a few items share says little
 BLOCK = 8192  # items whose features are held at once
+VALUES, LIMITS = "values_", "limits_"  # of each column, in the file
+
+
+@dataclass(frozen=True, eq=False)
+class ItemContent:
+    """What is known of P items without an event: rows of the item table, or items that have none.
+
+    Attributes:
+        categories: [P, C, M] VocabIds.
+        numbers: [P, N].
+        texts: [P, E] text embeddings.
+    """
+
+    categories: IntArray
+    numbers: NDArray[np.float32]
+    texts: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, items: ItemInputs, *, texts: NDArray[np.float32]) -> Self:
+        """Of encoded items with their text embeddings."""
+        return cls(categories=items.categories, numbers=items.numbers, texts=texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, places: slice | IntArray) -> "ItemContent":
+        """Some of them."""
+        return ItemContent(self.categories[places], self.numbers[places], self.texts[places])
 
 
 @dataclass(frozen=True, eq=False)
 class ContentFeatures:
-    """Features of content in the table's rows.
+    """How content becomes features.
 
     Attributes:
-        items: the item table.
-        texts: [R, E] text embeddings.
         values: of each category column the VocabIds that count, ascending.
         limits: of each number what parts its tenths.
-        text_mean: [E] of known items; text_norm: mean length of a text embedding less that mean.
+        text_mean: [E] of known items.
+        text_norm: mean length of a text embedding less that mean.
     """
 
-    items: ItemInputs
-    texts: NDArray[np.float32]
     values: tuple[IntArray, ...]
     limits: tuple[NDArray[np.floating[Any]], ...]
     text_mean: NDArray[np.float32]
     text_norm: float
 
     @classmethod
-    def fit(cls, items: ItemInputs, *, texts: NDArray[np.float32], known: IntArray) -> Self:
+    def fit(cls, known: ItemContent) -> Self:
         """Features that known items [K] have."""
         values = []
-        for column in range(items.categories.shape[1]):
-            counts = np.bincount(items.categories[known, column, :].ravel(), minlength=FIRST)
+        for column in range(known.categories.shape[1]):
+            counts = np.bincount(known.categories[:, column, :].ravel(), minlength=FIRST)
             counts[:FIRST] = 0
             values.append(np.sort(np.argsort(-counts, kind="stable")[: min(MAX_VALUES, int((counts > 1).sum()))]))
         places = np.arange(1, TENTHS) / TENTHS
-        limits = [
-            np.unique(np.quantile(items.numbers[known, column], places)) for column in range(items.numbers.shape[1])
-        ]
-        mean = texts[known].mean(axis=0)
-        norm = float(np.linalg.norm(texts[known] - mean, axis=1).mean()) if texts.shape[1] else 1.0
-        return cls(items, texts, tuple(values), tuple(limits), mean, max(norm, 1e-6))
+        limits = [np.unique(np.quantile(known.numbers[:, column], places)) for column in range(known.numbers.shape[1])]
+        mean = known.texts.mean(axis=0)
+        norm = float(np.linalg.norm(known.texts - mean, axis=1).mean()) if known.texts.shape[1] else 1.0
+        return cls(tuple(values), tuple(limits), mean, max(norm, 1e-6))
 
-    def of(self, rows: IntArray) -> Array:
+    def of(self, content: ItemContent) -> Array:
         """[P, F], every text, category column and number of a length of about 1."""
-        blocks = [(self.texts[rows] - self.text_mean) / self.text_norm]
+        blocks = [(content.texts - self.text_mean) / self.text_norm]
         for column, kept in enumerate(self.values):
-            own = self.items.categories[rows, column, :]  # [P, M]
-            has = np.zeros((len(rows), len(kept) + 1))
+            own = content.categories[:, column, :]  # [P, M]
+            has = np.zeros((len(content), len(kept) + 1))
             places = np.minimum(np.searchsorted(kept, own), max(len(kept) - 1, 0))
             is_kept = kept[places] == own if len(kept) else np.zeros(own.shape, dtype=np.bool_)
             np.put_along_axis(has, np.where(is_kept, places, len(kept)), 1.0, axis=1)
             has = has[:, :-1]
             blocks.append(has / np.sqrt(np.maximum(has.sum(axis=1, keepdims=True), 1.0)))
         for column, limits in enumerate(self.limits):
-            tenth = np.searchsorted(limits, self.items.numbers[rows, column], side="right")
+            tenth = np.searchsorted(limits, content.numbers[:, column], side="right")
             blocks.append(np.eye(len(limits) + 1)[tenth])
         return np.concatenate(blocks, axis=1, dtype=np.float64)
 
@@ -85,7 +109,7 @@ class ContentMap:
     """The regression: a mean, and what features add to it.
 
     Attributes:
-        features: of the item table.
+        features: of content.
         centre: [F] mean features of known items.
         mean: [D] mean embedding of known items.
         coefficients: [F, D].
@@ -98,12 +122,19 @@ class ContentMap:
 
     @classmethod
     def fit(
-        cls, features: ContentFeatures, *, known: IntArray, weights: Array, embeddings: NDArray[np.floating[Any]]
+        cls,
+        features: ContentFeatures,
+        *,
+        table: ItemContent,
+        known: IntArray,
+        weights: Array,
+        embeddings: NDArray[np.floating[Any]],
     ) -> Self:
         """Fit on known items.
 
         Args:
-            features: of the item table.
+            features: of content.
+            table: of all R rows.
             known: [K] ItemRow, at least one.
             weights: [K] above 0, how much each counts.
             embeddings: [K, D].
@@ -112,18 +143,50 @@ class ContentMap:
         total = float(len(known))
         mean: Array = weights @ embeddings / total
         blocks = [slice(start, start + BLOCK) for start in range(0, len(known), BLOCK)]
-        centre = np.sum([weights[block] @ features.of(known[block]) for block in blocks], axis=0) / total
+        centre = np.sum([weights[block] @ features.of(table.take(known[block])) for block in blocks], axis=0) / total
         gram, product = np.zeros((len(centre), len(centre))), np.zeros((len(centre), len(mean)))
         for block in blocks:
-            centred = features.of(known[block]) - centre
+            centred = features.of(table.take(known[block])) - centre
             weighted = (centred * weights[block, None]).T
             gram += weighted @ centred
             product += weighted @ (embeddings[block] - mean)
         gram[np.diag_indices_from(gram)] += REGULARISATION
         return cls(features, centre, mean, np.linalg.solve(gram, product).astype(np.float64))
 
-    def of(self, rows: IntArray) -> NDArray[np.float32]:
+    def of(self, content: ItemContent) -> NDArray[np.float32]:
         """Embeddings [P, D] of items by their content."""
-        blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+        blocks = [content.take(slice(start, start + BLOCK)) for start in range(0, len(content), BLOCK)]
         found = [self.mean + (self.features.of(block) - self.centre) @ self.coefficients for block in blocks]
         return np.concatenate([np.zeros((0, len(self.mean))), *found]).astype(np.float32)
+
+    def write(self, path: Path) -> None:
+        """Write an npz file."""
+        columns = {f"{VALUES}{column}": kept for column, kept in enumerate(self.features.values)}
+        numbers = {f"{LIMITS}{column}": limits for column, limits in enumerate(self.features.limits)}
+        np.savez(
+            path,
+            text_mean=self.features.text_mean,
+            text_norm=np.float64(self.features.text_norm),
+            centre=self.centre,
+            mean=self.mean,
+            coefficients=self.coefficients,
+            **columns,
+            **numbers,
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The reverse of `write`."""
+        with np.load(path, allow_pickle=False) as arrays:
+
+            def numbered(name: str) -> tuple[NDArray[Any], ...]:
+                count = sum(key.startswith(name) for key in arrays.files)
+                return tuple(arrays[f"{name}{column}"] for column in range(count))
+
+            features = ContentFeatures(
+                values=numbered(VALUES),
+                limits=numbered(LIMITS),
+                text_mean=arrays["text_mean"],
+                text_norm=float(arrays["text_norm"]),
+            )
+            return cls(features, arrays["centre"], arrays["mean"], arrays["coefficients"])
