@@ -93,3 +93,13 @@ class ItemColumns:
     categories: Mapping[str, Sequence[Sequence[str]]]
     numbers: Mapping[str, NDArray[np.float64]]
     texts: Mapping[str, Sequence[str]]
+
+    def take(self, places: NDArray[np.int64]) -> "ItemColumns":
+        """Some of the items, by their places in the catalogue; the first is 0."""
+        item_ids = self.catalogue.item_ids
+        return ItemColumns(
+            catalogue=Catalogue(tuple(item_ids[place] for place in places)),
+            categories={name: [values[place] for place in places] for name, values in self.categories.items()},
+            numbers={name: values[places] for name, values in self.numbers.items()},
+            texts={name: [texts[place] for place in places] for name, texts in self.texts.items()},
+        )

@@ -63,5 +63,5 @@ class TextTokenizer:
         return tokens
 
     def sentences(self, texts: Sequence[str], *, max_tokens: int) -> NDArray[np.int64]:
-        """Token ids [len(texts), max_tokens - 2] as a sentence encoder takes them that reads so many with its own two."""
+        """Token ids [len(texts), max_tokens - 2] for a sentence encoder that reads so many with its own two."""
         return self.encode(texts, length=max_tokens)[:, : max_tokens - SENTENCE_EDGES].astype(np.int64)

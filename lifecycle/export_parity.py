@@ -1,21 +1,27 @@
 """Export parity: the towers and the ranker as they were trained against the files that a release serves.
 
-Owns both walks; the comparison itself is evaluation/parity.py's.
+Owns both walks, and that of items that are embedded while a release is served; the comparison itself is
+evaluation/parity.py's.
 """
 
 from collections.abc import Callable
+from dataclasses import fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from evaluation.parity import ParityReport, compare
+from features.catalogue import ItemColumns
 from features.tower_inputs import QueryTowerInputs, read_as_encoded
-from features.transforms import QueryFeatures, RankerInputs, ranker_inputs
+from features.transforms import ItemInputs, QueryFeatures, RankerInputs, ranker_inputs
+from features.vocab import FIRST
 from ranking.decomposed import DecomposedRanker, ServedDecomposedRanker
 from ranking.model import Ranker
+from serving.item_embedder import ItemEmbedder
 from serving.models import open_session
 from serving.pipeline import Pipeline
+from serving.release import Release
 from serving.retrieval import ITEM_TOWER_FILE
 from towers.model import TwoTower
 from towers.text_encoder import SentenceEncoder
@@ -97,6 +103,39 @@ def export_parity(
     offline["ranker_score"] = score(made)
     serving["ranker_score"] = models.ranker(made)
     return compare(offline=offline, serving=serving, offline_name="trained", serving_name="onnxruntime")
+
+
+def embedder_parity(release: Release, *, items: ItemColumns, num_items: int, seed: int) -> ParityReport:
+    """Items of a catalogue as the release has them, against the same ones as if they came while it is served.
+
+    What stands in the index by content alone is compared for items that were new when it was built.
+
+    Args:
+        release: opened.
+        items: of its catalogue.
+        num_items: to compare, half of them new where there are so many; at most what one call takes.
+        seed: says which.
+    """
+    stage1 = release.stage1
+    order = np.random.default_rng(seed).permutation(np.arange(FIRST, len(stage1.catalogue)))
+    is_new = np.isin(order, stage1.new_items.rows)
+    new = order[is_new][: num_items // 2]
+    rows = np.concatenate([new, order[~is_new][: num_items - len(new)]])
+    found = ItemEmbedder.open(release.path).embed(items.take(rows - FIRST))
+    offline = {f"inputs.{field.name}": getattr(stage1.items, field.name)[rows] for field in fields(ItemInputs)}
+    serving = {f"inputs.{field.name}": getattr(found.inputs, field.name) for field in fields(ItemInputs)}
+    offline |= {"learned": stage1.item_embeddings[rows], "text": stage1.text_embeddings[rows]}
+    serving |= {"learned": found.learned, "text": found.text}
+    if len(new):
+        placed = np.searchsorted(stage1.new_items.rows, new)
+        offline |= {"as_new": stage1.new_items.learned[placed], "linear": stage1.linear_embeddings[new]}
+        serving |= {"as_new": found.as_new[: len(new)], "linear": found.linear[: len(new)]}
+    if release.item_states is not None:
+        # Where rounding decides, int8 may be a step apart.
+        read = release.item_states[rows].astype(np.int64)
+        steps = found.states.astype(np.int64) - read
+        offline["states"], serving["states"] = read, read + np.where(np.abs(steps) <= 1, 0, steps)
+    return compare(offline=offline, serving=serving, offline_name="released", serving_name="embedded")
 
 
 def scorer_of(ranker: Ranker | DecomposedRanker) -> Scorer:

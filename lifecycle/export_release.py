@@ -24,7 +24,7 @@ from features.stores.online_settings import OnlineSettings
 from features.vocab import FIRST
 from lifecycle.build_index import TUNING_DIR, embedding_space_hash
 from lifecycle.cuts import REFIT
-from lifecycle.export_parity import Scorer, export_parity, scorer_of
+from lifecycle.export_parity import Scorer, embedder_parity, export_parity, scorer_of
 from lifecycle.parity import replay_events
 from lifecycle.parity_paths import Lists
 from lifecycle.steps import source_commit
@@ -32,11 +32,13 @@ from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, check_num_ranked
 from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
 from ranking.export import load_ranker
 from ranking.gradient_boosting import BoostedTrees
+from serving.item_embedder import ITEM_READER_FILE, MOST_ITEMS, TEXT_ENCODER_FILE
 from serving.pipeline import Pipeline
 from serving.release import CALIBRATION_FILE, ITEM_STATES_FILE, POPULAR_FILE, RANKER_FILE, TITLES_FILE, seal
 from serving.retrieval import (
     BLEND_FILE,
     BUILDER_FILE,
+    CONTENT_SUFFIX,
     FUSION_FILE,
     INDEX_FILE,
     LINEAR_SUFFIX,
@@ -44,9 +46,9 @@ from serving.retrieval import (
     Stage1,
 )
 from serving.settings import PipelineSettings
-from towers.export import WEIGHTS_FILE
+from towers.export import WEIGHTS_FILE, export_text_encoder
 from towers.model import ItemTable, TowerSizes, TwoTower
-from towers.text_encoder import SentenceEncoder
+from towers.text_encoder import SentenceEncoder, TextEncoder
 from towers.trained_text import TEXT_ENCODER_DIR
 
 logger = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ class Export:
     Attributes:
         ranker: which of RANKERS is released.
         build_towers: makes the towers that the refitted weights are loaded into, for the gate of the export.
-        text_checkpoint: of the encoder of texts, for the same gate; one that was trained with the towers goes first.
+        text_encoder: of items' texts; one that was trained with the towers goes first.
         report: metrics of the evaluation by system, for the manifest.
         parity_events: events of the whole log replayed through both paths; all if there are fewer.
     """
@@ -76,7 +78,7 @@ class Export:
     ranker_dir: Path
     ranker: str
     build_towers: Callable[..., TwoTower]
-    text_checkpoint: str
+    text_encoder: TextEncoder
     report: Mapping[str, Any]
     settings: PipelineSettings
     parity_events: int
@@ -90,7 +92,15 @@ class Export:
         """Fill `out_dir` with the release; raises ParityFailed, and leaves none, if a gate does not hold."""
         check_num_ranked(self.ranker_dir, self.settings.num_ranked)
         self._bundle(out_dir)
-        release_id = seal(out_dir, facts=self._facts())
+        facts = self._facts()
+        if self._spec.names("item", "text"):
+            export_text_encoder(
+                SentenceEncoder.open(self._encoder),
+                out_dir / TEXT_ENCODER_FILE,
+                max_tokens=self.text_encoder.max_tokens,
+                spec_hash=self._spec.hash,
+            )
+        release_id = seal(out_dir, facts=facts)
         pipeline = Pipeline.open(out_dir, settings=self.settings)
         self._gate(pipeline)
         logger.info("release %s passed its parity gates", release_id)
@@ -102,10 +112,12 @@ class Export:
         shutil.copyfile(index, released)
         for suffix in (LINEAR_SUFFIX, NEW_ITEMS_SUFFIX):
             shutil.copyfile(index.with_suffix(suffix), released.with_suffix(suffix))
+        if index.with_suffix(CONTENT_SUFFIX).is_file():
+            shutil.copyfile(index.with_suffix(CONTENT_SUFFIX), released.with_suffix(CONTENT_SUFFIX))
         for name in (BLEND_FILE, FUSION_FILE, BUILDER_FILE):
             shutil.copyfile(self.index_dir / name, out_dir / name)
         shutil.copyfile(self.ranker_dir / self.ranker / RANKER_FILE, out_dir / RANKER_FILE)
-        for name in (ITEM_STATES_FILE, CALIBRATION_FILE):
+        for name in (ITEM_STATES_FILE, ITEM_READER_FILE, CALIBRATION_FILE):
             own = self.ranker_dir / self.ranker / name
             if own.is_file():
                 shutil.copyfile(own, out_dir / name)
@@ -122,6 +134,16 @@ class Export:
         titles = dict(zip(self.dataset.items.catalogue.item_ids, self.dataset.titles, strict=True))
         (out_dir / TITLES_FILE).write_text(json.dumps(titles, ensure_ascii=False), encoding="utf-8")
 
+    @property
+    def _spec(self) -> FeatureSpec:
+        return FeatureSpec.from_json(json.loads((self.towers_dir / REFIT.name / "feature_spec.json").read_text()))
+
+    @property
+    def _encoder(self) -> str:
+        """Checkpoint of the encoder that the towers were trained with."""
+        trained = self.towers_dir / REFIT.name / TEXT_ENCODER_DIR
+        return str(trained) if trained.is_dir() else self.text_encoder.checkpoint
+
     def _facts(self) -> dict[str, Any]:
         events = self.dataset.events
         known = events.at_ms[events.places(REFIT.splits)]
@@ -132,9 +154,8 @@ class Export:
                 f"the index was built for embedding space {index['embedding_space_hash']} but the query tower "
                 f"belongs to {space}; build the index again: scripts/build_index.py"
             )
-        spec = FeatureSpec.from_json(json.loads((self.towers_dir / REFIT.name / "feature_spec.json").read_text()))
         return {
-            "spec_hash": spec.hash,
+            "spec_hash": self._spec.hash,
             "embedding_space_hash": space,
             "dataset": self.dataset.name,
             "ranker": self.ranker,
@@ -151,8 +172,6 @@ class Export:
             item_table=ItemTable(items=stage1.items, text_embeddings=text_embeddings),
         )
         towers.load_state_dict(load_file(directory / WEIGHTS_FILE))
-        trained = directory / TEXT_ENCODER_DIR
-        encoder = str(trained) if trained.is_dir() else self.text_checkpoint
         test = np.random.default_rng(self.seed).permutation(self.dataset.events.places(["test"]))
         sample = self.dataset.before(np.sort(test[:EXPORT_REQUESTS]), length=None)
         exported = export_parity(
@@ -160,10 +179,13 @@ class Export:
             towers=towers,
             score=self._trained_scorer(),
             queries=sample,
-            sentence_encoder=SentenceEncoder.open(encoder) if stage1.spec.text.query_tokens else None,
+            sentence_encoder=SentenceEncoder.open(self._encoder) if stage1.spec.text.query_tokens else None,
         )
         logger.info("parity of the export, %d requests\n%s", len(sample), exported)
         exported.check(float_tolerance=FLOAT_TOLERANCE)
+        embedded = embedder_parity(pipeline.release, items=self.dataset.items, num_items=MOST_ITEMS, seed=self.seed)
+        logger.info("parity of items that are embedded while serving\n%s", embedded)
+        embedded.check(float_tolerance=FLOAT_TOLERANCE)
         replayed = replay_events(
             self.parity_events,
             dataset=self.dataset,

@@ -156,6 +156,20 @@ class ServedDecomposedRanker(nn.Module):
         return self.ranker.scores(encoder(context, encoder.of_int8(candidate_states)), dense)
 
 
+class ItemReader(nn.Module):
+    """What is read of a candidate beforehand, from its tokens, as item_states.py reads a catalogue."""
+
+    def __init__(self, encoder: DecomposedEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[P, Si] -> int8 [P, Si, W]."""
+        # Through half precision, as the states of a catalogue, that rounding to int8 falls alike.
+        read = self.encoder.read_candidates(tokens).half().float()
+        return self.encoder.as_int8(self.encoder.project(read).half().float())
+
+
 def attended_apart(
     layer: BertLayer, cls: Tensor, context: Tensor, candidates: Tensor, context_mask: Tensor, candidate_mask: Tensor
 ) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ranking.decomposed import DecomposedEncoder, DecomposedRanker, ServedDecomposedRanker
+from ranking.decomposed import DecomposedEncoder, DecomposedRanker, ItemReader, ServedDecomposedRanker
 from ranking.model import ClsEncoder, EncoderSizes, Ranker
 
 logger = logging.getLogger(__name__)
@@ -110,6 +110,16 @@ def export_ranker(model: Ranker | DecomposedRanker, path: Path, *, spec_hash: st
         _export(model, arguments, ({0: batch, 1: candidates},) * 2, path, spec_hash=spec_hash)
 
 
+def export_item_reader(encoder: DecomposedEncoder, path: Path, *, num_tokens: int, spec_hash: str) -> None:
+    """Write what reads candidates beforehand, for items that come while a release is served.
+
+    tokens [P, Si] -> int8 states [P, Si, W]; P is dynamic, Si is `num_tokens`. The scale of int8 has been fitted.
+    """
+    arguments = {"tokens": torch.ones(2, num_tokens, dtype=torch.int64)}
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    _export(ItemReader(encoder), arguments, shapes, path, spec_hash=spec_hash, output_name="states")
+
+
 def _export(
     model: nn.Module,
     arguments: dict[str, Tensor],
@@ -117,12 +127,13 @@ def _export(
     path: Path,
     *,
     spec_hash: str,
+    output_name: str = "scores",
 ) -> None:
     program = torch.onnx.export(
         model.eval(),
         tuple(arguments.values()),
         input_names=list(arguments),
-        output_names=["scores"],
+        output_names=[output_name],
         dynamic_shapes=shapes,
         dynamo=True,
         external_data=False,

@@ -36,7 +36,7 @@ def run(cfg: DictConfig) -> None:
             ranker_dir=ranker_dir,
             ranker=cfg.release_ranker,
             build_towers=build(cfg.towers),
-            text_checkpoint=cfg.features.encoder.checkpoint,
+            text_encoder=build(cfg.features.encoder),
             report={name: {key: found.value for key, found in own.items()} for name, own in report.systems.items()},
             settings=build_settings(PipelineSettings, serving["pipeline"]),
             parity_events=cfg.parity_events,

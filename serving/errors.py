@@ -3,6 +3,7 @@
     ServingError
     ├── SettingsError        a setting is unknown, missing or of the wrong type
     ├── ReleaseDamaged       a release lacks a file, or a file is not what its manifest says
+    ├── ReleaseTooOld        a release was exported before there was what it is asked for
     ├── DeltaRefused         a delta is not whole, belongs to something else, or is older than what is served
     ├── SpecMismatch         features of one FeatureSpec met a release of another
     ├── InvalidRequest       the caller sent something that cannot be answered; `field` says which
@@ -36,6 +37,10 @@ class SettingsError(ServingError):
 
 class ReleaseDamaged(ServingError):
     """A release lacks a file, or a file is not what its manifest says. The message names file and hashes."""
+
+
+class ReleaseTooOld(ServingError):
+    """A release was exported before there was what it is asked for. The message says what to make anew."""
 
 
 class DeltaRefused(ServingError):

@@ -19,6 +19,7 @@ LOADED_BY_TRITON = (
     "features.text",
     "serving.pipeline",
     "serving.release",
+    "serving.item_embedder",
     "serving.deltas",
     "serving.follower",
     "serving.batch",

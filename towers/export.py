@@ -29,6 +29,7 @@ def export_onnx(
     path: Path,
     spec_hash: str,
     dynamic_axes: dict[str, tuple[int, ...]] | None = None,
+    facts: dict[str, str] | None = None,
 ) -> None:
     """Write a module as ONNX; the first axis of every input is dynamic, others are by `dynamic_axes`.
 
@@ -39,6 +40,7 @@ def export_onnx(
         path: file to write.
         spec_hash: written into the metadata as `spec_hash`.
         dynamic_axes: further dynamic axes of an input.
+        facts: further metadata.
     """
     extra = dynamic_axes or {}
     shapes = tuple({axis: torch.export.Dim.DYNAMIC for axis in {0, *extra.get(name, ())}} for name in arguments)
@@ -56,7 +58,7 @@ def export_onnx(
     if program is None:
         raise RuntimeError(f"the ONNX exporter gave nothing for {path.name}")
     model = program.model_proto
-    onnx.helper.set_model_props(model, {"spec_hash": spec_hash})
+    onnx.helper.set_model_props(model, {"spec_hash": spec_hash, **(facts or {})})
     path.write_bytes(model.SerializeToString())
     logger.info("%s: %.1f kB", path, path.stat().st_size / 1000)
 
@@ -118,6 +120,26 @@ def export_towers(
         spec_hash=spec_hash,
     )
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / WEIGHTS_FILE)
+
+
+def export_text_encoder(encoder: SentenceEncoder, path: Path, *, max_tokens: int, spec_hash: str) -> None:
+    """Write what embeds items' texts, for items that come while a release is served: tokens [N, S] -> [N, E].
+
+    Args:
+        encoder: that the item tower was trained with.
+        path: file to write.
+        max_tokens: that it reads of a text, its own two among them; written into the metadata as `max_tokens`.
+        spec_hash: likewise.
+    """
+    export_onnx(
+        encoder,
+        {"tokens": torch.full((2, 3), encoder.sep)},
+        output_name="text_embedding",
+        path=path,
+        spec_hash=spec_hash,
+        dynamic_axes={"tokens": (1,)},
+        facts={"max_tokens": str(max_tokens)},
+    )
 
 
 class _Called(nn.Module):

@@ -17,6 +17,7 @@ from lifecycle.cuts import REFIT
 from lifecycle.export_release import TRAINING_ONLY, Export, copy_stage1
 from serving.release import Release
 from serving.settings import PipelineSettings
+from towers.text_encoder import TextEncoder
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -43,7 +44,7 @@ def build_export(smoke_run: Path, smoke_dataset: Dataset) -> Callable[..., Expor
             "ranker_dir": demo / "ranker",
             "ranker": "student",
             "build_towers": refuse,
-            "text_checkpoint": "",
+            "text_encoder": TextEncoder(checkpoint="", cache_dir=None),
             "report": {},
             "settings": PipelineSettings(num_ranked=50),
             "parity_events": 5,

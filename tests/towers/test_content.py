@@ -74,7 +74,8 @@ def test_a_map_that_was_written_reads_as_it_was(tmp_path):
     # Twelve columns: by their names as text, the tenth would come before the second.
     generator, num_rows = np.random.default_rng(3), 40
     table = items(
-        categories=generator.integers(0, FIRST + 3, size=(num_rows, 12, 2)), numbers=generator.normal(size=(num_rows, 12))
+        categories=generator.integers(0, FIRST + 3, size=(num_rows, 12, 2)),
+        numbers=generator.normal(size=(num_rows, 12)),
     )
     content = ItemContent.of(table, texts=generator.normal(size=(num_rows, 4)).astype(np.float32))
     known = np.arange(FIRST, 30)

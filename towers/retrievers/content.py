@@ -161,8 +161,8 @@ class ContentMap:
 
     def write(self, path: Path) -> None:
         """Write an npz file."""
-        columns = {f"{VALUES}{column}": kept for column, kept in enumerate(self.features.values)}
-        numbers = {f"{LIMITS}{column}": limits for column, limits in enumerate(self.features.limits)}
+        of_columns: dict[str, Any] = {f"{VALUES}{column}": kept for column, kept in enumerate(self.features.values)}
+        of_columns |= {f"{LIMITS}{column}": limits for column, limits in enumerate(self.features.limits)}
         np.savez(
             path,
             text_mean=self.features.text_mean,
@@ -170,8 +170,7 @@ class ContentMap:
             centre=self.centre,
             mean=self.mean,
             coefficients=self.coefficients,
-            **columns,
-            **numbers,
+            **of_columns,
         )
 
     @classmethod
