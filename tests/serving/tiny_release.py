@@ -19,13 +19,24 @@ from features.pairs import ranker_feature_names
 from features.spec import FeatureSpec, TextLayout
 from features.statistics import STATISTICS, ItemStatistics
 from features.text import TextTokenizer
-from features.transforms import item_inputs
+from features.transforms import ItemInputs, item_inputs
 from features.vocab import EVENT, FIRST, ITEM_ID, NumberScale, Vocabularies, Vocabulary
 from ranking.runtime.calibration import Calibration
+from serving.item_embedder import MAX_TOKENS, TEXT_ENCODER_FILE
 from serving.release import CALIBRATION_FILE, POPULAR_FILE, TITLES_FILE, seal
-from serving.retrieval import INDEX_FILE, NEIGHBOUR_WEIGHTS, RETRIEVERS, SCORES, write_index, write_tables
+from serving.retrieval import (
+    CONTENT_SUFFIX,
+    INDEX_FILE,
+    ITEM_ARRAYS,
+    NEIGHBOUR_WEIGHTS,
+    RETRIEVERS,
+    SCORES,
+    write_index,
+    write_tables,
+)
 from towers.index.build import FlatBuilder
 from towers.retrievers.blend import Blend
+from towers.retrievers.content import ContentFeatures, ContentMap, ItemContent
 from towers.retrievers.fusion import Fusion
 from towers.retrievers.neighbours import NeighbourTable
 from towers.retrievers.new_items import NewItems
@@ -78,7 +89,20 @@ def build_tiny_release(directory: Path, *, generator: np.random.Generator) -> No
     (directory / TITLES_FILE).write_text(json.dumps({item_id: f"Film {item_id}" for item_id in item_ids}))
     CALIBRATION.write(directory / CALIBRATION_FILE)
     _Models(directory, generator=generator).write(num_dense=len(spec.names("ranker", "number")))
+    _content_map(directory, np.concatenate([embeddings, linear], axis=1), generator=generator).write(
+        (directory / INDEX_FILE).with_suffix(CONTENT_SUFFIX)
+    )
     seal(directory, facts={"spec_hash": spec.hash})
+
+
+def _content_map(
+    directory: Path, embeddings: np.ndarray[tuple[int, int], np.dtype[np.float32]], *, generator: np.random.Generator
+) -> ContentMap:
+    items = ItemInputs(**{name: np.load(directory / "arrays" / f"{name}.npy") for name in ITEM_ARRAYS})
+    texts = generator.normal(size=(len(embeddings), E)).astype(np.float32)
+    table, known = ItemContent.of(items, texts=texts), np.arange(FIRST, len(embeddings))
+    features = ContentFeatures.fit(table.take(known))
+    return ContentMap.fit(features, table=table, known=known, weights=np.ones(len(known)), embeddings=embeddings[known])
 
 
 def _write_tables(
@@ -136,7 +160,7 @@ def _neighbours(generator: np.random.Generator) -> NeighbourTable:
 
 
 class _Models:
-    """The three ONNX files: sums of embeddings and linear layers."""
+    """The ONNX files: sums of embeddings and linear layers."""
 
     def __init__(self, directory: Path, *, generator: np.random.Generator) -> None:
         self._directory = directory
@@ -220,6 +244,22 @@ class _Models:
             weights={"token_table": (TABLE_ROWS, 1), "dense_weights": (num_dense, 1)},
         )
 
+        self._save(
+            TEXT_ENCODER_FILE,
+            inputs={"tokens": (whole, ["N", "S"])},
+            output=("text_embedding", ["N", E]),
+            nodes=[
+                node("Gather", ["text_table", "tokens"], ["token_embeddings"]),
+                node("Sign", ["tokens"], ["is_token"]),  # [PAD] is 0
+                node("Cast", ["is_token"], ["mask"], to=real),
+                node("Unsqueeze", ["mask", "axis_2"], ["mask_column"]),
+                node("Mul", ["token_embeddings", "mask_column"], ["masked"]),
+                node("ReduceSum", ["masked", "axis_1"], ["text_embedding"], keepdims=0),
+            ],
+            weights={"text_table": (TABLE_ROWS, E)},
+            facts={MAX_TOKENS: "6"},
+        )
+
     def _save(
         self,
         file: str,
@@ -228,6 +268,7 @@ class _Models:
         output: tuple[str, list[str | int]],
         nodes: list[NodeProto],
         weights: dict[str, tuple[int, int]],
+        facts: dict[str, str] | None = None,
     ) -> None:
         axes = {"axis_1": [1], "axis_2": [2], "axes_1_2": [1, 2], "axes_2_3": [2, 3]}
         used = {name for node in nodes for name in node.input}
@@ -247,5 +288,6 @@ class _Models:
             initializer=initializer,
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+        helper.set_model_props(model, facts or {})
         onnx.checker.check_model(model)
         onnx.save(model, self._directory / file)
