@@ -46,7 +46,7 @@ def change_items(
         ServingError: as the client says.
     """
     if not (items or deleted_ids or restored_ids):
-        raise ValueError("nothing to change: give items, deleted or restored")
+        raise ValueError("nothing to change: give added, deleted or restored")
     number = 0
     if deleted_ids or restored_ids:
         number = change(ChangeRequest(deleted_ids=tuple(deleted_ids), restored_ids=tuple(restored_ids)))

@@ -1,6 +1,6 @@
 """Change items of a release while it is served: the next request knows.
 
-python scripts/change_items.py items=new.jsonl [deleted='["12"]'] [restored='["12"]'] [triton=null]
+python scripts/change_items.py added=new.jsonl [deleted='["12"]'] [restored='["12"]'] [triton=null]
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ def run(cfg: DictConfig) -> None:
     with by_log(release_dir) if cfg.triton is None else by_grpc(cfg.triton, release_dir) as change:
         number = change_items(
             change,
-            items=read_items(Path(cfg.items)) if cfg.items else [],
+            items=read_items(Path(cfg.added)) if cfg.added else [],
             deleted_ids=[str(item_id) for item_id in cfg.deleted],
             restored_ids=[str(item_id) for item_id in cfg.restored],
         )

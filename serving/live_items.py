@@ -22,7 +22,6 @@ from serving.errors import ReleaseDamaged
 from serving.item_changes import ItemChanges, index_changes, with_changes
 from serving.release import Release
 from serving.retrieval import BUILDER_FILE
-from towers.errors import UnfitPieces, UnreadableLog
 from towers.index.build import FlatBuilder, IndexBuilder
 from towers.index.builder_file import read_builder
 from towers.index.change_log import ChangeLog
@@ -61,7 +60,7 @@ class LiveItems:
                 log_path=path,
                 heard=lambda number, changes: self._told.append((number, changes)),
             )
-        except UnreadableLog as error:
+        except ValueError as error:
             raise ReleaseDamaged(str(error)) from error
         self._take()
 
@@ -72,8 +71,8 @@ class LiveItems:
 
     @property
     def is_stale(self) -> bool:
-        """Whether a merge has ended whose index `release` does not have yet."""
-        return self._live.snapshot.index is not self._release.stage1.index
+        """Whether a merge has ended whose index `release` does not have yet, and could have."""
+        return not self._told and self._live.snapshot.index is not self._release.stage1.index
 
     @property
     def is_busy(self) -> bool:
@@ -87,11 +86,12 @@ class LiveItems:
             ReleaseDamaged: the log was damaged; what was made before goes on.
         """
         try:
-            self._live.catch_up()
-        except UnreadableLog as error:
+            try:
+                self._live.catch_up()
+            finally:
+                self._take()
+        except ValueError as error:
             raise ReleaseDamaged(str(error)) from error
-        finally:
-            self._take()
 
     def change(self, changes: ItemChanges) -> int:
         """Make changes; returns their number. They are on the disk then, and every process will have them.
@@ -152,7 +152,7 @@ def at_change(release: Release, number: int) -> Release:
                 raise ReleaseDamaged(f"{log.path} ends with change {release.changes}; change {number} is asked for")
             snapshot = snapshot.with_changes(changes)
             release = replace(with_changes(release, changes), changes=release.changes + 1)
-    except (UnreadableLog, OSError) as error:
+    except (ValueError, OSError) as error:
         raise ReleaseDamaged(str(error)) from error
     return replace(release, stage1=replace(release.stage1, index=snapshot.index))
 
@@ -171,5 +171,5 @@ def _builder(release_dir: Path) -> IndexBuilder:
         return FlatBuilder()
     try:
         return read_builder(path)
-    except UnfitPieces as error:
+    except ValueError as error:
         raise ReleaseDamaged(f"{path}: {error}; export the release again: scripts/export_release.py") from error

@@ -27,6 +27,8 @@ def test_a_release_becomes_a_complete_repository(tiny_release: Path, tmp_path: P
 
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {
+        "models/change_items/1/model.py",
+        "models/change_items/config.pbtxt",
         "models/item_tower/1/model.onnx",
         "models/item_tower/config.pbtxt",
         "models/query_tower/1/model.onnx",
