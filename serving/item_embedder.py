@@ -200,7 +200,7 @@ class ItemEmbedder:
                 raise InvalidRequest(field="item_ids", message=f"expected texts that are not empty; got {item_id!r}")
         for kind, given, names, is_valid, expected in (
             ("categories", columns.categories, self.spec.names("item", "category"), _are_texts, "a list of texts"),
-            ("numbers", columns.numbers, self.spec.names("item", "number", "column"), _is_number, "a finite number, or nan"),
+            ("numbers", columns.numbers, self.spec.names("item", "number", "column"), _is_number, "a number or nan"),
             ("texts", columns.texts, self.spec.names("item", "text"), _is_text, "a text"),
         ):
             _check(kind, given, names=names, num=len(item_ids), is_valid=is_valid, expected=expected)
@@ -244,7 +244,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and not np.isinf(value)
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _folded(columns: ItemColumns) -> ItemColumns:
