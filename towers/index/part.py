@@ -74,6 +74,11 @@ class Part:
         """Of items that may be found."""
         return len(self.rows) if self.passing is None else self.passing.num
 
+    @cached_property
+    def last_row(self) -> int:
+        """The largest ItemRow of all its places; 0 where it has none."""
+        return int(self.rows.max(initial=0))
+
     @property
     def is_exact(self) -> bool:
         """Whether every item is scored by its embedding as it is."""
@@ -146,6 +151,8 @@ class Part:
     def places_of(self, rows: IntArray) -> IntArray:
         """Where items that may be found stand [M]; -1 for others."""
         order, ordered = self._by_row
+        if len(ordered) == 0:
+            return np.full(len(rows), -1)
         at = np.minimum(np.searchsorted(ordered, rows), len(ordered) - 1)
         places = np.where(ordered[at] == rows, order[at], -1)
         return places if self.passing is None else np.where(self.passing.mask_at(places), places, -1)

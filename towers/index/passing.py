@@ -67,3 +67,11 @@ class Passing:
         bits = self.bits.copy()
         np.bitwise_and.at(bits, places >> 3, ~(np.uint8(1) << (places & 7).astype(np.uint8)))
         return type(self)(bits, self.size, self.num - len(places))
+
+    def gone_since(self, before: Self | None) -> IntArray:
+        """Places that passed before and do not now, ascending; None: all passed."""
+        gone = ~self.bits if before is None else before.bits & ~self.bits
+        changed = np.flatnonzero(gone)  # few bytes of many, so that only these are unpacked
+        at, bit = np.nonzero(np.unpackbits(gone[changed, None], axis=1, bitorder="little"))
+        places: IntArray = 8 * changed[at] + bit
+        return places[places < self.size]

@@ -128,12 +128,7 @@ class ItemIndex:
         Raises:
             ValueError: it is of another type, or too short.
         """
-        longest = max((int(part.rows.max(initial=0)) for part in self.parts), default=0)
-        if allowed.dtype != np.bool_ or allowed.ndim != 1 or len(allowed) <= longest:
-            raise ValueError(
-                f"expected a filter of bool [R] by ItemRow, R at least {longest + 1}; "
-                f"got {allowed.dtype} {list(allowed.shape)}"
-            )
+        check_filter(allowed, self.parts)
         return replace(self, parts=tuple(part.only(allowed[part.rows]) for part in self.parts))
 
     def search(
@@ -164,6 +159,20 @@ class ItemIndex:
             scores, rows = _best(scores, rows, k=k)
         missing = rows < 0
         return SearchResult(rows=np.where(missing, NO_RESULT, rows), scores=np.where(missing, -np.inf, scores))
+
+
+def check_filter(allowed: NDArray[np.bool_], parts: tuple[Part, ...]) -> None:
+    """Refuse what is no filter of these parts.
+
+    Raises:
+        ValueError: it is of another type, or too short.
+    """
+    longest = max((part.last_row for part in parts), default=0)
+    if allowed.dtype != np.bool_ or allowed.ndim != 1 or len(allowed) <= longest:
+        raise ValueError(
+            f"expected a filter of bool [R] by ItemRow, R at least {longest + 1}; "
+            f"got {allowed.dtype} {list(allowed.shape)}"
+        )
 
 
 def _best(

@@ -16,6 +16,7 @@ from towers.errors import UnfitChange
 from towers.index.build import FlatBuilder, IndexBuilder
 from towers.index.changes import Changes
 from towers.index.part import Part
+from towers.index.ready_filter import ReadyFilter
 from towers.index.search import ItemIndex, SearchResult
 
 FloatArray = NDArray[np.float32]
@@ -50,6 +51,20 @@ class Snapshot:
     def search(self, query_embeddings: FloatArray, *, k: int, allowed: NDArray[np.bool_] | None = None) -> SearchResult:
         """As ItemIndex.search."""
         return self.index.search(query_embeddings, k=k, allowed=allowed)
+
+    def only(self, allowed: NDArray[np.bool_], *, earlier: ReadyFilter | None = None) -> ReadyFilter:
+        """The items that pass a filter; keep what this returns where the filter comes again.
+
+        Args:
+            allowed: [R] by ItemRow, R beyond every row of this state.
+            earlier: what an earlier state made of the same filter. While the base is the same it is carried on, at the
+                cost of the delta; else it is made anew. `allowed` may have grown and may say something else of items
+                that were added or updated since, but of no others.
+
+        Raises:
+            ValueError: `allowed` is of another type, or too short.
+        """
+        return ReadyFilter.of(self.base.parts, self.delta, allowed, earlier=earlier)
 
     def with_changes(self, changes: Changes) -> Self:
         """The state after these; costs the delta, a bit an item of the base, and no more.
