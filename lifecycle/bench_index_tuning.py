@@ -1,7 +1,6 @@
 """The tuner of an index beside a sweep over everything: what each finds, and in how much processor time.
 
-Owns the made-up embeddings and the table. Both are measured again in turns once both have chosen, and on queries that
-neither saw.
+Owns the table. Both are measured again in turns once both have chosen, and on queries that neither saw.
 """
 
 from dataclasses import dataclass
@@ -9,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from lifecycle.made_up_embeddings import Clouds
 from towers.index.operate import Stopwatch
 from towers.index.recall import HeldOut
 from towers.index.tune import Goals, swept, tuned
 
-CENTRES, INNER_WIDTH = 2000, 24
 ROUNDS = 20
 
 
@@ -69,18 +68,8 @@ class IndexTuningBench:
         return pd.DataFrame(rows), pd.DataFrame(points)
 
     def _held_out(self) -> tuple[HeldOut, HeldOut]:
-        generator = np.random.default_rng(self.seed)
-        inner = min(INNER_WIDTH, self.width)
-        basis = generator.normal(size=(inner, self.width)) / np.sqrt(inner)
-        centres = generator.normal(size=(CENTRES, inner))
-
-        def cloud(num: int) -> np.ndarray:
-            places = centres[generator.integers(0, CENTRES, num)] + 0.6 * generator.normal(size=(num, inner))
-            drawn = places @ basis + 0.15 * generator.normal(size=(num, self.width))
-            return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
-
-        norms = np.exp(self.tail * generator.normal(size=(self.num_items, 1)))
-        items, queries = (cloud(self.num_items) * norms).astype(np.float32), cloud(2 * self.num_queries)
-        queries, rows = queries.astype(np.float32), np.arange(self.num_items) + 1
+        clouds = Clouds(width=self.width, generator=np.random.default_rng(self.seed))
+        items, rows = clouds.items(self.num_items, tail=self.tail).embeddings, np.arange(self.num_items) + 1
+        queries = clouds.queries(2 * self.num_queries).embeddings
         seen, unseen = (HeldOut(items, rows, own, self.goals.k) for own in np.split(queries, 2))
         return seen, unseen
