@@ -8,7 +8,7 @@ does by itself. Scores within a list are products either way.
 # Shapes: P items, D width of the embeddings, W width of the structure.
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import faiss
@@ -25,6 +25,9 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 FEWEST_A_LIST = 39  # below which Faiss warns that centroids fit noise
+MOST_A_LIST = 256  # of which Faiss learns centroids; more it draws from at random
+MOST_SHOWN = 1_000_000  # to learn from, or MOST_A_LIST for each list: all at once would be copied
+AT_ONCE = 1_000_000  # items that enter a structure, for they are copied onto the sphere
 
 
 def build_lists(
@@ -64,14 +67,21 @@ def build_lists(
         structure=structure,
         width=embeddings.shape[1],
         effort=effort,
-        radius=float(norms(embeddings).max()) if on_sphere else None,
+        radius=max(float(norms(own).max()) for own in _chunks(embeddings)) if on_sphere else None,
         stored=None if effort.refine is None else embeddings,
     )
-    placed = part.placed(embeddings)
+    most = max(MOST_SHOWN, MOST_A_LIST * structure.nlist)
+    shown = embeddings[:: -(-len(embeddings) // most)]  # all, where there are no more
     # Fewer items than a codebook has entries are shown several times.
-    structure.train(np.resize(placed, (max(len(placed), centroids_a_code), width)))
-    structure.add(placed)
+    structure.train(np.resize(part.placed(shown), (max(len(shown), centroids_a_code), width)))
+    for own in _chunks(embeddings):
+        structure.add(part.placed(own))
     return ItemIndex((part,))
+
+
+def _chunks(embeddings: FloatArray) -> Iterator[FloatArray]:
+    for at in range(0, len(embeddings), AT_ONCE):
+        yield embeddings[at : at + AT_ONCE]
 
 
 class _ListsBuilder(ABC):

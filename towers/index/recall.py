@@ -64,9 +64,9 @@ class HeldOut:
     def recalls(self, index: ItemIndex) -> NDArray[np.float64]:
         """[Q] recall@k of an index over the same items."""
         found = index.search(self.queries, k=self.k).rows
-        places = self._places[found]
-        products = np.einsum("qkd,qd->qk", self.items[places], self.queries)
-        rounding = 1e-6 * norms(self.items)[places] * norms(self.queries)[:, None]
+        items = self.items[self._places[found]]  # [Q, k, D]
+        products = np.einsum("qkd,qd->qk", items, self.queries)
+        rounding = 1e-6 * np.linalg.norm(items, axis=2) * norms(self.queries)[:, None]
         right = (found != NO_RESULT) & (products >= self._lowest[:, None] - rounding)
         shares: NDArray[np.float64] = right.mean(axis=1)
         return shares
