@@ -13,10 +13,13 @@ from functools import cached_property
 
 import faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from towers.index.effort import Effort
 from towers.index.recall import HeldOut, lower_bound
 from towers.index.search import ItemIndex
+
+FloatArray = NDArray[np.float32]
 
 REFINES = (1, 2, 4, 8, 16)
 FIRST_LISTS = 8
@@ -72,15 +75,26 @@ class Stopwatch:
         return float(np.median(ratios)) * self.exact_ms
 
     def _turn(self, index: ItemIndex, num: int) -> float:
-        queries, k = self.held_out.queries, self.held_out.k
-        times = []
-        with one_thread():
-            for n in range(WARM_UP + num):
-                query = queries[n % len(queries)][None]
-                began = time.thread_time()
-                index.search(query, k=k)
-                times.append(time.thread_time() - began)
-        return 1e3 * float(np.median(times[WARM_UP:]))
+        return query_ms(index, self.held_out.queries, k=self.held_out.k, num=num)
+
+
+def query_ms(index: ItemIndex, queries: FloatArray, *, k: int, num: int) -> float:
+    """Median processor ms of one query at a time, by one thread.
+
+    Args:
+        index: that answers.
+        queries: [Q, D], asked in turns.
+        k: length of a list.
+        num: of queries that count; WARM_UP go before.
+    """
+    times = []
+    with one_thread():
+        for n in range(WARM_UP + num):
+            query = queries[n % len(queries)][None]
+            began = time.thread_time()
+            index.search(query, k=k)
+            times.append(time.thread_time() - began)
+    return 1e3 * float(np.median(times[WARM_UP:]))
 
 
 @dataclass(frozen=True, eq=False)
