@@ -1,6 +1,5 @@
 """An index that is changed while it is searched, of every type."""
 
-import threading
 import time
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.towers.marked_items import AT_ONCE, NUM_FIXED, QUERY, Searchers, Window, fits, live_index
 from tests.towers.test_changes import SPAWN
 from tests.towers.test_index_filters import ALL, filter_of
 from tests.towers.test_index_types import exhaustive, items_of, recall
@@ -251,60 +251,26 @@ def test_a_merge_that_fails_leaves_the_former_base_and_the_delta_answering(tmp_p
 
 
 def test_sixteen_threads_search_while_items_change_and_bases_are_swapped(tmp_path):
-    # Rows of 2 to 1001 stay; those from 2000 on come and go. An item's first coordinate is its row, so that a score
-    # tells whether it is the right one.
-    num, width = 1000, 8
-    items = np.random.default_rng(0).normal(size=(num, width)).astype(np.float32)
-    items[:, 0] = np.arange(num) + 2
-    builder = IvfFlatBuilder(lists=16, probes=16)
-    live = LiveIndex(builder.build(items, np.arange(num) + 2), builder=builder, log_path=tmp_path / "changes.log")
-    live._merge_share = 0.02
-    query = np.zeros((1, width), np.float32)
-    query[0, 0] = 1.0
-    stop, wrong, searches = threading.Event(), [], [0] * 16
-    acknowledged = {"added": 2000, "deleted": 2000}  # rows from deleted to added, exclusive, are there
+    live = live_index(tmp_path / "changes.log", merge_share=0.02)
+    window, even = Window(2000), np.arange(10_000) % 2 == 0
 
-    def search(place: int) -> None:
-        try:
-            while not stop.is_set():
-                gone, there = acknowledged["deleted"], acknowledged["added"]
-                allowed = None if place % 4 else np.arange(10_000) % 2 == 0
-                found = live.snapshot.search(query, k=num + 200, allowed=allowed)
-                real = found.rows[0] != NO_RESULT
-                own = found.rows[0][real]
-                ok = (found.scores[0][real] == own).all() and len(set(own.tolist())) == len(own)
-                ok &= not ((own >= 2000) & (own < gone)).any()
-                expected = np.concatenate([np.arange(num) + 2, np.arange(acknowledged["deleted"] + 10, there)])
-                ok &= np.isin(expected if allowed is None else expected[expected % 2 == 0], own).all()
-                if not ok:
-                    wrong.append((gone, there, own[-5:]))
-                searches[place] += 1
-        except Exception as error:
-            wrong.append(error)
+    def search(place: int) -> object:
+        gone, there = window.deleted, window.added
+        allowed = None if place % 4 else even
+        found = live.snapshot.search(QUERY, k=NUM_FIXED + 200, allowed=allowed)
+        kept = range(window.deleted + AT_ONCE, there)  # so many more may have gone meanwhile, not yet acknowledged
+        ok = fits(found, gone=[range(window.first, gone)], there=[kept], allowed=allowed)
+        return None if ok else (gone, there, found.rows[0][:5])
 
-    threads = [threading.Thread(target=search, args=(place,)) for place in range(16)]
-    for thread in threads:
-        thread.start()
-    bases = set()
+    searchers, bases = Searchers(16, search), set()
     until = time.monotonic() + 6
-    while time.monotonic() < until and acknowledged["added"] < 9000:
-        row = acknowledged["added"]
-        vectors = np.zeros((10, width), np.float32)
-        vectors[:, 0] = np.arange(row, row + 10)
-        live.apply(Changes.of(np.arange(row, row + 10), vectors))
-        acknowledged["added"] = row + 10
-        if row - acknowledged["deleted"] >= 50:
-            # A reader that took `gone` before may still see these: they count as gone when acknowledged.
-            first = acknowledged["deleted"]
-            live.apply(Changes.of(deleted=np.arange(first, first + 10)))
-            acknowledged["deleted"] = first + 10
+    while time.monotonic() < until and window.added < 9000:
+        window.turn(live)
         bases.add(id(live.snapshot.base.parts[0].rows))
-    stop.set()
-    for thread in threads:
-        thread.join()
+    searchers.stop()
     live.close()
-    assert wrong == []
-    assert min(searches) > 0
+    assert searchers.wrong == []
+    assert min(searchers.searches) > 0
     assert len(bases) > 1
 
 
