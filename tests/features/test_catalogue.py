@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.catalogue import Catalogue
+from features.catalogue import Catalogue, ItemColumns
 from features.errors import FeaturesError
 from features.vocab import FIRST, PADDING, UNKNOWN
 
@@ -40,3 +41,17 @@ def test_every_item_leads_to_its_row_and_back(item_ids):
 def test_an_item_that_stands_twice_is_refused_with_both_counts():
     with pytest.raises(FeaturesError, match="got 3 ids of which 2 are distinct: remove the duplicates"):
         Catalogue(("a", "b", "a"))
+
+
+def test_some_items_keep_their_columns():
+    columns = ItemColumns(
+        catalogue=Catalogue(("b", "a", "c")),
+        categories={"colour": [["red"], [], ["green"]]},
+        numbers={"size": np.array([1.0, np.nan, 3.0])},
+        texts={"title": ["B", "A", "C"]},
+    )
+    some = columns.take(np.array([2, 0]))
+    assert some.catalogue.item_ids == ("c", "b")
+    assert some.categories == {"colour": [["green"], ["red"]]}
+    assert some.numbers["size"].tolist() == [3.0, 1.0]
+    assert some.texts == {"title": ["C", "B"]}

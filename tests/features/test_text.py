@@ -77,6 +77,12 @@ def test_only_the_first_characters_of_a_text_are_read(tokenizer):
     assert tokenizer.encode([" " * 45 + "toy"], length=3).tolist() == [[4, 0, 0]]
 
 
+def test_a_sentence_leaves_room_for_two_tokens_and_is_read_as_far_as_its_encoder_would(tokenizer):
+    assert tokenizer.sentences(["toy toy toy"], max_tokens=4).tolist() == [[4, 4]]
+    # 4 tokens read 64 characters, though two of them are the encoder's own
+    assert tokenizer.sentences([" " * 61 + "toy", " " * 64 + "toy"], max_tokens=4).tolist() == [[4, 0], [0, 0]]
+
+
 def test_no_texts_have_no_rows(tokenizer):
     assert tokenizer.encode([], length=3).shape == (0, 3)
 

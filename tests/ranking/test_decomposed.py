@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ranking.decomposed import (
+    LARGEST,
     DecomposedEncoder,
     DecomposedRanker,
     ServedDecomposedRanker,
     attended_apart,
     present,
 )
-from ranking.export import export_ranker, load_ranker, save_ranker
+from ranking.export import export_item_reader, export_ranker, load_ranker, save_ranker
 from ranking.item_states import check_budget, write_item_states
 from ranking.model import BertLayer, EncoderSizes
 
@@ -111,6 +112,23 @@ def test_what_is_served_scores_as_what_was_trained_but_for_int8(width: int, tmp_
     served = ServedDecomposedRanker(ranker)(context, states, dense)
     read = encoder.read_candidates(candidates.flatten(0, 1)).unflatten(0, (2, 3))
     assert_close(served, ranker(encoder.read_context(context), read, dense), rtol=0.0, atol=0.1)
+
+
+@pytest.mark.parametrize("width", [8, 4])
+def test_an_item_is_read_alone_as_among_all(width: int, tmp_path: Path) -> None:
+    encoder, tokens = a_ranker(width=width).encoder, some_tokens(40, SI)
+    tokens[:, -1] = 2  # [SEP]
+    write_item_states(encoder, tmp_path / "states.npy", text_tokens=tokens[:, :-1].numpy().astype(np.int32), sep=2)
+    export_item_reader(encoder, tmp_path / "item_reader.onnx", num_tokens=SI, spec_hash="abc")
+    session = onnxruntime.InferenceSession(tmp_path / "item_reader.onnx", providers=["CPUExecutionProvider"])
+    expected = np.load(tmp_path / "states.npy")
+    assert np.abs(expected.astype(int)).max() == LARGEST
+    for rows in (slice(0, 40), slice(7, 8)):
+        found = session.run(None, {"tokens": tokens[rows].numpy()})[0]
+        assert found.dtype == np.int8
+        steps = np.abs(found.astype(int) - expected[rows])
+        assert steps.max() <= 1
+        assert (steps > 0).mean() < 0.01  # where rounding decides
 
 
 @torch.inference_mode()

@@ -18,11 +18,13 @@ from features.spec import TextLayout
 from features.tower_inputs import QueryTowerInputs
 from features.transforms import ItemInputs
 from features.vocab import NumberScale, Vocabularies, Vocabulary
+from serving.item_embedder import MAX_TOKENS
 from tests.towers.query_towers.by_hand import VARIANTS, stir
-from towers.export import WEIGHTS_FILE, export_onnx, export_towers
+from tests.towers.tiny_bert import write_checkpoint
+from towers.export import WEIGHTS_FILE, export_onnx, export_text_encoder, export_towers
 from towers.model import ItemTable, TowerSizes, TwoTower, build_two_tower
 from towers.query_towers.history import HistoryEncoding
-from towers.text_encoder import SentenceEncoder
+from towers.text_encoder import SentenceEncoder, TextEncoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated:FutureWarning")
 
@@ -156,6 +158,24 @@ def test_saved_weights_give_the_same_towers_again(ring, exported):
     model = ring.model(seed=9).eval()
     model.load_state_dict(load_file(exported.directory / WEIGHTS_FILE))
     assert_close(model.embed_catalogue(), exported.model.embed_catalogue())
+
+
+def test_a_text_that_comes_later_is_embedded_as_those_of_the_catalogue(tmp_path):
+    checkpoint = str(write_checkpoint(tmp_path / "tiny", seed=0, layers=2))
+    texts = ["toy story sea", "", "a " * 9, "toys", "\u200b", "story a"]
+    expected = TextEncoder(checkpoint=checkpoint, cache_dir=None, max_tokens=7).encode(texts)
+    path = tmp_path / "text_encoder.onnx"
+    encoder = SentenceEncoder.open(checkpoint)
+    export_text_encoder(encoder, path, max_tokens=7, spec_hash="abc")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map == {"spec_hash": "abc", MAX_TOKENS: "7"}
+    tokens = encoder.tokenizer.sentences(texts, max_tokens=7)
+    assert tokens.shape == (6, 5)
+    assert_close(session.run(None, {"tokens": tokens})[0], expected, rtol=0.0, atol=1e-5)
+    for row in range(len(texts)):
+        length = max(int((tokens[row] != encoder.pad).sum()), 1)  # one token as well as many
+        found = session.run(None, {"tokens": tokens[row : row + 1, :length]})[0]
+        assert_close(found, expected[row : row + 1], rtol=0.0, atol=1e-5)
 
 
 class Sums(nn.Module):
