@@ -1,8 +1,11 @@
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -11,12 +14,13 @@ from safetensors.torch import load_file
 
 from evaluation.errors import ParityFailed
 from features.dataset import Dataset
-from lifecycle.export_parity import export_parity, scorer_of, with_ties_as
+from lifecycle.export_parity import embedder_parity, export_parity, scorer_of, with_ties_as
 from lifecycle.train_ranker import STUDENT
 from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
 from ranking.decomposed import DecomposedRanker
 from ranking.export import load_ranker
 from ranking.model import Ranker
+from serving.item_embedder import MAX_TOKENS, TEXT_ENCODER_FILE
 from serving.pipeline import Pipeline
 from towers.export import WEIGHTS_FILE
 from towers.model import ItemTable, TowerSizes, TwoTower
@@ -88,6 +92,39 @@ def test_weights_that_were_not_exported_do_not_pass(
         report.check(float_tolerance=1e-4)
 
 
+def test_items_that_come_again_while_serving_are_those_of_the_release(
+    smoke_pipeline: Pipeline, smoke_dataset: Dataset
+) -> None:
+    report = embedder_parity(smoke_pipeline.release, items=smoke_dataset.items, num_items=100, seed=2)
+    report.check(float_tolerance=1e-4)
+    compared = {field.name: field.num_compared for field in report.fields}
+    tables = ("item_id", "categories", "numbers", "title_tokens", "text_tokens")
+    assert set(compared) == {"learned", "text", "states", *(f"inputs.{name}" for name in tables)}
+    assert (compared["inputs.item_id"], compared["learned"]) == (100, 100 * 16)
+    assert compared["states"] >= 100 * 32
+
+
+@pytest.mark.parametrize(("file", "field"), [(TEXT_ENCODER_FILE, "learned"), ("vocabularies.json", "inputs.item_id")])
+def test_items_embedded_by_something_else_do_not_pass(
+    smoke_pipeline: Pipeline, smoke_dataset: Dataset, tmp_path: Path, file: str, field: str
+) -> None:
+    release = dataclasses.replace(
+        smoke_pipeline.release, path=Path(shutil.copytree(smoke_pipeline.release.path, tmp_path / "release"))
+    )
+    if file == TEXT_ENCODER_FILE:
+        model = onnx.load(release.path / file)
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, {MAX_TOKENS: "4"})  # two words of a text
+        onnx.save(model, release.path / file)
+    else:
+        content = json.loads((release.path / file).read_text())
+        content["categories"]["item_id"].reverse()
+        (release.path / file).write_text(json.dumps(content))
+    report = embedder_parity(release, items=smoke_dataset.items, num_items=50, seed=2)
+    with pytest.raises(ParityFailed, match=rf"between released and embedded:[\s\S]*  {field}: "):
+        report.check(float_tolerance=1e-4)
+
+
 def test_the_gates_of_a_run_compared_what_they_should(smoke_run: Path, smoke_config: dict[str, Any]) -> None:
     printed = (smoke_run / "output.txt").read_text()
     num_events = smoke_config["parity_events"]
@@ -98,6 +135,8 @@ def test_the_gates_of_a_run_compared_what_they_should(smoke_run: Path, smoke_con
     assert f"recommended_probabilities: {num_events} events compared, 0 differ" in printed
     # 64 requests with the 50 candidates each that this run ranks
     assert "retrieved_rows: 3200 compared, 0 differ" in printed
+    assert "inputs.item_id: 256 compared, 0 differ" in printed
+    assert "learned: 4096 compared" in printed
     assert json.loads((smoke_run / "demo" / "release" / "manifest.json").read_text())["release_id"] in printed
 
 

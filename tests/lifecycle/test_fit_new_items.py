@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import logging
 from pathlib import Path
 
@@ -7,16 +8,18 @@ import pytest
 
 from features.dataset import Dataset
 from features.protocol import RequestProtocol
-from lifecycle.build_index import IndexStep
+from lifecycle.build_index import IndexStep, embedding_space_hash
 from lifecycle.candidates import StageOne
 from lifecycle.cold_items import ColdItems
-from lifecycle.cuts import FOLD
+from lifecycle.cuts import CUTS, FOLD
 from lifecycle.fit_blend import BlendFit
 from lifecycle.fit_fusion import FusionFit
 from lifecycle.fit_new_items import _Contest
-from serving.retrieval import RETRIEVERS
+from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
+from serving.retrieval import BLEND_FILE, CONTENT_SUFFIX, FUSION_FILE, RETRIEVERS, Stage1
 from towers.index.build import FlatBuilder
-from towers.retrievers.new_items import NewItems
+from towers.index.search import ItemIndex
+from towers.retrievers.content import ContentMap, ItemContent
 
 
 def test_the_share_matches_hand_computation() -> None:
@@ -83,6 +86,12 @@ def test_new_items_are_indexed_by_their_content_with_a_bias_and_known_ones_as_wi
     for stage1 in (found, found.as_of(found.statistics)):
         answer = stage1.index.search(query, k=len(rows))
         np.testing.assert_allclose(answer.scores[0], stage1.indexed(answer.rows[0]) @ query[0], rtol=1e-4, atol=1e-4)
+    # By the map that lies beside the index, for items that come later.
+    by = ContentMap.read(tmp_path / "0.5" / f"{FOLD.name}{CONTENT_SUFFIX}")
+    texts = np.load(smoke_run / "demo" / "towers" / FOLD.name / TEXT_EMBEDDINGS_FILE)
+    again = by.of(ItemContent.of(found.items, texts=texts).take(new))
+    np.testing.assert_array_equal(again, np.c_[found.new_items.learned, found.linear_embeddings[new]])
+    assert not (tmp_path / "0.0" / f"{FOLD.name}{CONTENT_SUFFIX}").exists()
 
 
 def test_a_greater_share_is_a_greater_bias(smoke_run: Path, cold: ColdItems, tmp_path: Path) -> None:
@@ -92,10 +101,51 @@ def test_a_greater_share_is_a_greater_bias(smoke_run: Path, cold: ColdItems, tmp
     assert biases[0] < biases[1]
 
 
-def test_where_every_item_is_known_nothing_is_new(smoke_run: Path) -> None:
-    for cut in ("fold", "refit"):
-        read = NewItems.read(smoke_run / "demo" / "index" / f"{cut}.new_items.npz")
-        assert (len(read.rows), read.bias) == (0, 0.0)
+def test_where_every_item_is_known_there_are_a_map_and_a_bias_for_those_that_come_later(smoke_run: Path) -> None:
+    biases = set()
+    for cut in CUTS:
+        index = smoke_run / "demo" / "index" / f"{cut.name}.faiss"
+        stage1 = Stage1.read(smoke_run / "demo" / "towers" / cut.name, index_path=index)
+        assert stage1.new_items.rows.tolist() == []
+        biases.add(stage1.new_items.bias)
+        by, known = ContentMap.read(index.with_suffix(CONTENT_SUFFIX)), np.flatnonzero(stage1.recommendable)
+        texts = np.load(smoke_run / "demo" / "towers" / cut.name / TEXT_EMBEDDINGS_FILE)
+        found = by.of(ItemContent.of(stage1.items, texts=texts).take(known))
+        expected = np.c_[stage1.item_embeddings[known], stage1.linear_embeddings[known]]
+        assert found.shape == expected.shape
+        # Content says more of an item than the mean of all does.
+        assert ((found - expected) ** 2).mean() < 0.9 * ((expected - expected.mean(axis=0)) ** 2).mean()
+    assert len(biases) == 1  # the fold's, taken over
+    assert biases != {0.0}
+
+
+def test_where_every_item_is_known_the_index_is_as_without_a_share(
+    smoke_run: Path, smoke_dataset: Dataset, leave_one_out: RequestProtocol, tmp_path: Path
+) -> None:
+    for share in (0.5, 0.0):
+        IndexStep(
+            dataset=smoke_dataset,
+            protocol=leave_one_out,
+            towers_dir=smoke_run / "demo" / "towers",
+            builder=FlatBuilder(),
+            blend_fit=BlendFit(width=16, popularity=True, learned_width=None, new_items=share, seed=1),
+            fusion_fit=FusionFit(quotas=dict.fromkeys(RETRIEVERS, 50), max_requests=100),
+            cuts=(FOLD,),
+        ).run(tmp_path / str(share))
+    for name in (f"{FOLD.name}.linear.npy", BLEND_FILE, FUSION_FILE):
+        assert (tmp_path / "0.5" / name).read_bytes() == (tmp_path / "0.0" / name).read_bytes()
+    query = np.random.default_rng(0).normal(size=(1, ItemIndex.read(tmp_path / "0.0" / "fold.faiss").width))
+    found, without = (
+        ItemIndex.read(tmp_path / share / "fold.faiss").search(query.astype(np.float32), k=1000)
+        for share in ("0.5", "0.0")
+    )
+    np.testing.assert_array_equal(found.rows, without.rows)
+    np.testing.assert_array_equal(found.scores, without.scores)
+    # What queries and items are embedded by names the bias, too.
+    facts = json.loads((tmp_path / "0.5" / "index.json").read_text())[FOLD.name]
+    assert facts["embedding_space_hash"] == embedding_space_hash(
+        smoke_run / "demo" / "towers" / FOLD.name, tmp_path / "0.5", FOLD
+    )
 
 
 def test_where_nobody_chose_anything_new_items_get_no_bias(
