@@ -29,6 +29,7 @@ from lifecycle.groups import popularity_deciles
 from lifecycle.leaks import past_of
 from serving.retrieval import RECOMMENDABLE_FILE, Stage1
 from towers.index.build import FlatBuilder
+from towers.index.snapshot import Snapshot
 from towers.retrievers.new_items import NewItems
 
 LIST_LENGTH = 100
@@ -214,7 +215,8 @@ def _towers(stage_one: StageOne, allowed: NDArray[np.bool_]) -> StageOne:
 
 def _indexed(stage1: Stage1, allowed: NDArray[np.bool_]) -> Stage1:
     rows = np.flatnonzero(allowed)
-    return replace(stage1, index=FlatBuilder().build(stage1.indexed(rows), rows), recommendable=allowed)
+    snapshot = Snapshot(FlatBuilder().build(stage1.indexed(rows), rows))
+    return replace(stage1, snapshot=snapshot, recommendable=allowed)
 
 
 def category_popularity(

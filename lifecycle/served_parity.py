@@ -24,6 +24,7 @@ from evaluation.tally import ParityTally
 from features.dataset import Dataset
 from features.transforms import QueryFeatures
 from lifecycle.parity import feature_columns
+from serving.item_filter import ItemFilter
 from serving.pipeline import Pipeline
 from serving.release import Release
 from serving.served_log import features_of
@@ -126,7 +127,13 @@ class _Again:
         answer = record["answer"]
         pipeline = self._at(int(answer["delta"]), int(answer.get("changes", 0)))
         items, candidates = answer["items"], answer["candidates"]
-        found = pipeline.recommend(features_of(record), k=len(items), with_candidates=True)
+        only = record.get("only")  # not there in logs of before filters
+        found = pipeline.recommend(
+            features_of(record),
+            k=len(items),
+            with_candidates=True,
+            only=None if only is None else ItemFilter.of(only),
+        )
         served = {
             "item_ids": np.array([[item["item_id"] for item in items]], dtype=object),
             "scores": np.array([[item["score"] for item in items]], dtype=np.float32),

@@ -15,6 +15,7 @@ from features.transforms import QueryFeatures
 from serving import wire
 from serving.answers import answers_of
 from serving.errors import InvalidRequest, RequestFailed, ServingError
+from serving.item_filter import ItemFilter
 from serving.pipeline import Pipeline
 from serving.wire import Request, Tensors
 
@@ -24,14 +25,14 @@ _log = logging.getLogger(__name__)
 def answer_batch(requests: Sequence[Mapping[str, NDArray[Any]]], *, pipeline: Pipeline) -> list[Tensors | ServingError]:
     """Answer tensors for each request's tensors, or the reason why there are none."""
     responses: list[Tensors | ServingError] = [RequestFailed("never answered")] * len(requests)
-    groups: dict[tuple[int, bool], dict[int, Request]] = {}
+    groups: dict[tuple[int, bool, ItemFilter | None], dict[int, Request]] = {}
     for place, tensors in enumerate(requests):
         try:
             request = wire.decode_request(tensors, spec=pipeline.release.spec)
         except InvalidRequest as error:
             responses[place] = error
         else:
-            groups.setdefault((request.k, request.with_candidates), {})[place] = request
+            groups.setdefault((request.k, request.with_candidates, request.only), {})[place] = request
     for group in groups.values():
         for place, response in zip(group, _answer_group(list(group.values()), pipeline=pipeline), strict=True):
             responses[place] = response
@@ -49,9 +50,10 @@ def _answer_group(requests: list[Request], *, pipeline: Pipeline) -> list[Tensor
 
 
 def _recommend(requests: list[Request], *, pipeline: Pipeline) -> list[Tensors]:
-    """One pipeline call for requests that want lists of the same length."""
+    """One pipeline call for requests that want lists of the same length, of the same items."""
     queries = _joined([request.queries for request in requests])
-    found = pipeline.recommend(queries, k=requests[0].k, with_candidates=requests[0].with_candidates)
+    first = requests[0]
+    found = pipeline.recommend(queries, k=first.k, with_candidates=first.with_candidates, only=first.only)
     answers = answers_of(found)
     tensors, start = [], 0
     for request in requests:

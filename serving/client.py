@@ -18,6 +18,7 @@ from features.transforms import QueryFeatures
 from serving import wire
 from serving.answers import Answer
 from serving.errors import ServerUnavailable, SpecMismatch
+from serving.item_filter import ItemFilter
 from serving.triton_call import CHANNEL, inputs_of, outputs_of, remaining_s, serving_error, tensors_of
 
 # Features read again, with the hash of the spec they are of now.
@@ -74,6 +75,7 @@ class RecommendClient:
         k: int,
         spec_hash: str,
         with_candidates: bool = False,
+        only: ItemFilter | None = None,
         request_id: str = "",
         reread: Reread | None = None,
     ) -> list[Answer]:
@@ -84,6 +86,7 @@ class RecommendClient:
             k: length of each answer.
             spec_hash: of the FeatureSpec that the features are of.
             with_candidates: also return what was retrieved.
+            only: of the items that pass it; None: of all.
             request_id: for the server's log and trace.
             reread: gives the features again when the server has another spec; tried once.
 
@@ -96,6 +99,7 @@ class RecommendClient:
                 queries,
                 k=k,
                 with_candidates=with_candidates,
+                only=only,
                 spec_hash=spec_hash,
                 request_id=request_id,
                 deadline=deadline,
@@ -105,7 +109,13 @@ class RecommendClient:
                 raise
         queries, spec_hash = reread()
         return self._ask(
-            queries, k=k, with_candidates=with_candidates, spec_hash=spec_hash, request_id=request_id, deadline=deadline
+            queries,
+            k=k,
+            with_candidates=with_candidates,
+            only=only,
+            spec_hash=spec_hash,
+            request_id=request_id,
+            deadline=deadline,
         )
 
     def _ask(
@@ -114,11 +124,12 @@ class RecommendClient:
         *,
         k: int,
         with_candidates: bool,
+        only: ItemFilter | None,
         spec_hash: str,
         request_id: str,
         deadline: float,
     ) -> list[Answer]:
-        tensors = wire.encode_request(queries, k=k, with_candidates=with_candidates, spec_hash=spec_hash)
+        tensors = wire.encode_request(queries, k=k, with_candidates=with_candidates, spec_hash=spec_hash, only=only)
         try:
             result = self._client.infer(
                 wire.MODEL,
@@ -162,6 +173,7 @@ class AsyncRecommendClient:
         spec_hash: str,
         deadline_s: float,
         with_candidates: bool = False,
+        only: ItemFilter | None = None,
         request_id: str = "",
         reread: AsyncReread | None = None,
     ) -> list[Answer]:
@@ -172,6 +184,7 @@ class AsyncRecommendClient:
                 queries,
                 k=k,
                 with_candidates=with_candidates,
+                only=only,
                 spec_hash=spec_hash,
                 request_id=request_id,
                 deadline=deadline,
@@ -181,7 +194,13 @@ class AsyncRecommendClient:
                 raise
         queries, spec_hash = await reread()
         return await self._ask(
-            queries, k=k, with_candidates=with_candidates, spec_hash=spec_hash, request_id=request_id, deadline=deadline
+            queries,
+            k=k,
+            with_candidates=with_candidates,
+            only=only,
+            spec_hash=spec_hash,
+            request_id=request_id,
+            deadline=deadline,
         )
 
     async def _ask(
@@ -190,11 +209,12 @@ class AsyncRecommendClient:
         *,
         k: int,
         with_candidates: bool,
+        only: ItemFilter | None,
         spec_hash: str,
         request_id: str,
         deadline: float,
     ) -> list[Answer]:
-        tensors = wire.encode_request(queries, k=k, with_candidates=with_candidates, spec_hash=spec_hash)
+        tensors = wire.encode_request(queries, k=k, with_candidates=with_candidates, spec_hash=spec_hash, only=only)
         try:
             result = await self._client.infer(
                 wire.MODEL,

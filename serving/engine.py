@@ -11,6 +11,7 @@ from features.transforms import QueryFeatures
 from serving.answers import Answer, answers_of
 from serving.client import AsyncReread
 from serving.errors import DeadlineExceeded, SpecMismatch
+from serving.item_filter import ItemFilter
 
 if TYPE_CHECKING:  # a gateway in front of Triton needs neither faiss nor onnxruntime
     from serving.pipeline import Pipeline
@@ -27,6 +28,7 @@ class Engine(Protocol):
         spec_hash: str,
         deadline_s: float,
         with_candidates: bool = False,
+        only: ItemFilter | None = None,
         request_id: str = "",
         reread: AsyncReread | None = None,
     ) -> list[Answer]:
@@ -62,6 +64,7 @@ class InProcessEngine:
         spec_hash: str,
         deadline_s: float,
         with_candidates: bool = False,
+        only: ItemFilter | None = None,
         request_id: str = "",
         reread: AsyncReread | None = None,
     ) -> list[Answer]:
@@ -76,7 +79,8 @@ class InProcessEngine:
                         f"the release has feature spec {spec.hash}, the request's features have {spec_hash}"
                     )
                 recommendations = await asyncio.get_running_loop().run_in_executor(
-                    self._threads, lambda: self._pipeline.recommend(queries, k=k, with_candidates=with_candidates)
+                    self._threads,
+                    lambda: self._pipeline.recommend(queries, k=k, with_candidates=with_candidates, only=only),
                 )
         except TimeoutError:
             raise DeadlineExceeded(f"the pipeline did not answer within {deadline_s * 1000:.0f} ms") from None

@@ -3,8 +3,15 @@
 Owns that answer. Why it was needed is the gateway's to say.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import islice, repeat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.item_filter import ItemFilter
+
+Recommends = Callable[[Sequence[str], ItemFilter | None], NDArray[np.bool_]]
 
 
 class PopularityFallback:
@@ -12,15 +19,18 @@ class PopularityFallback:
 
     Args:
         item_ids: in order of popularity, as the release was exported.
-        is_there: whether an item may still be recommended.
+        recommends: whether each item may be recommended now, and passes a filter; None: all.
     """
 
-    def __init__(self, *, item_ids: Sequence[str], is_there: Callable[[str], bool] = lambda _: True) -> None:
+    def __init__(self, *, item_ids: Sequence[str], recommends: Recommends | None = None) -> None:
         self._item_ids = tuple(item_ids)
-        self._is_there = is_there
+        self._recommends = recommends
 
-    def recommend(self, *, k: int, exclude: Collection[str] = ()) -> list[str]:
-        """At most `k` items; fewer when nearly all popular items are excluded."""
+    def recommend(self, *, k: int, exclude: Collection[str] = (), only: ItemFilter | None = None) -> list[str]:
+        """At most `k` items; fewer when nearly all popular items are excluded, or do not pass the filter."""
         excluded = frozenset(exclude)
-        found = (item_id for item_id in self._item_ids if item_id not in excluded and self._is_there(item_id))
+        passes: Iterable[bool] = repeat(True)
+        if self._recommends is not None:
+            passes = self._recommends(self._item_ids, only).tolist()
+        found = (own for own, there in zip(self._item_ids, passes, strict=False) if there and own not in excluded)
         return list(islice(found, max(k, 0)))

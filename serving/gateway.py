@@ -21,14 +21,16 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from features.errors import FeaturesError
+from features.spec import FeatureSpec
 from features.stores.online_store import OnlineStore
 from serving.body_limit import BodyLimit
 from serving.client import AsyncRecommendClient
 from serving.engine import Engine, InProcessEngine
-from serving.errors import ServingError
+from serving.errors import InvalidRequest, ServingError
 from serving.fallback import PopularityFallback
 from serving.follower import ReleaseFollower
 from serving.http_schema import HealthResponse, RecommendRequest, RecommendResponse, response_of
+from serving.item_filter import ItemFilter
 from serving.pipeline import Pipeline
 from serving.release import Release
 from serving.request_flow import OnlineFeatures, RequestFlow
@@ -45,6 +47,11 @@ class ServedRelease(Protocol):
     @property
     def release_id(self) -> str:
         """Of its content."""
+        ...
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """Of its features."""
         ...
 
     @property
@@ -100,12 +107,16 @@ def create_app(
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_exception_handler(RequestValidationError, _refuse)
     app.add_exception_handler(HTTPException, _fail)
+    app.add_exception_handler(InvalidRequest, _refuse)
 
     @app.post("/v1/recommend")
     async def recommend(body: RecommendRequest, request: Request, response: Response) -> RecommendResponse:
         request_id = _request_id(request)
         response.headers[REQUEST_ID_HEADER] = request_id
         now_ms = time.time_ns() // 1_000_000
+        only = None if body.only is None else ItemFilter.of(body.only.model_dump())
+        if only is not None:
+            only.check(release().spec)
         reply = await flow.reply(
             query_id=body.query_id,
             k=body.k,
@@ -113,6 +124,7 @@ def create_app(
             with_candidates=body.with_candidates,
             request_id=request_id,
             text=body.text,
+            only=only,
         )
         return response_of(reply, request_id=request_id, titles=release().titles, with_candidates=body.with_candidates)
 
@@ -139,6 +151,8 @@ def _request_id(request: Request) -> str:
 
 async def _refuse(request: Request, error: Exception) -> JSONResponse:
     """422 that names the first wrong field, without echoing what was sent."""
+    if isinstance(error, InvalidRequest):
+        return _error(request, status=422, field=error.field, message=str(error).removeprefix(f"{error.field}: "))
     first = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": str(error)}
     path = [str(part) for part in first["loc"][1:]]
     field = "body" if first.get("type") == "json_invalid" or not path else ".".join(path)
@@ -182,7 +196,7 @@ def open_app(settings: GatewaySettings) -> FastAPI:
         engine=engine,
         fallback=PopularityFallback(
             item_ids=following.release.popular_item_ids,
-            is_there=lambda item_id: following.release.recommends(item_id),
+            recommends=lambda item_ids, only: following.release.recommends(item_ids, only),
         ),
         release=lambda: following.release,
         served_log=ServedLog(settings=settings.served_log) if settings.served_log else None,

@@ -13,6 +13,16 @@ from serving.request_flow import Reply
 from serving.wire import MAX_AT_MS, MAX_K, MAX_TEXT_BYTES
 
 
+class OnlyItems(BaseModel):
+    """Which items may be in the answer: all that these say of an item must hold."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    categories: dict[str, list[str]] = {}
+    allowed_ids: list[str] | None = None
+    denied_ids: list[str] = []
+
+
 class RecommendRequest(BaseModel):
     """The body of POST /v1/recommend."""
 
@@ -23,6 +33,7 @@ class RecommendRequest(BaseModel):
     requested_at_ms: Annotated[int, Field(ge=0, le=MAX_AT_MS)] | None = None
     text: Annotated[str, Field(max_length=MAX_TEXT_BYTES // 4)] | None = None
     with_candidates: bool = False
+    only: OnlyItems | None = None
 
 
 class RecommendedItem(BaseModel):

@@ -27,7 +27,6 @@ from towers.index.builder_file import read_builder
 from towers.index.change_log import ChangeLog
 from towers.index.changes import Changes
 from towers.index.live import LiveIndex
-from towers.index.search import ItemIndex
 from towers.index.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ class LiveItems:
     @property
     def is_stale(self) -> bool:
         """Whether a merge has ended whose index `release` does not have yet, and could have."""
-        return not self._told and self._live.snapshot.index is not self._release.stage1.index
+        return not self._told and self._live.snapshot is not self._release.stage1.snapshot
 
     @property
     def is_busy(self) -> bool:
@@ -122,9 +121,9 @@ class LiveItems:
         """End; a merge that runs is waited for."""
         self._live.close()
 
-    def _ticked(self, values: NDArray[np.float32]) -> ItemIndex:
+    def _ticked(self, values: NDArray[np.float32]) -> Snapshot:
         self._live.tick(values)
-        return self._live.snapshot.index
+        return self._live.snapshot
 
     def _take(self) -> None:
         release = self._release
@@ -132,7 +131,7 @@ class LiveItems:
             release = replace(with_changes(release, changes), changes=number)
         # All of them or none: an index with items that no table has would find what cannot be answered.
         self._told.clear()
-        self._release = replace(release, stage1=replace(release.stage1, index=self._live.snapshot.index))
+        self._release = replace(release, stage1=replace(release.stage1, snapshot=self._live.snapshot))
 
 
 def at_change(release: Release, number: int) -> Release:
@@ -141,7 +140,7 @@ def at_change(release: Release, number: int) -> Release:
     Raises:
         ReleaseDamaged: the log cannot be read, or has not so many.
     """
-    snapshot = Snapshot(release.stage1.index)
+    snapshot = release.stage1.snapshot
     if not log_path(release).exists():
         raise ReleaseDamaged(f"{log_path(release)} is missing; change {number} is asked for")
     try:
@@ -154,7 +153,7 @@ def at_change(release: Release, number: int) -> Release:
             release = replace(with_changes(release, changes), changes=release.changes + 1)
     except (ValueError, OSError) as error:
         raise ReleaseDamaged(str(error)) from error
-    return replace(release, stage1=replace(release.stage1, index=snapshot.index))
+    return replace(release, stage1=replace(release.stage1, snapshot=snapshot))
 
 
 def log_path(release: Release) -> Path:

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from features.transforms import QueryFeatures, ranker_inputs
 from serving.follower import ReleaseFollower
+from serving.item_filter import ItemFilter
 from serving.live_items import at_change
 from serving.models import Models, OnnxModels
 from serving.postprocess import final_order
+from serving.ready_filters import ReadyFilters
 from serving.release import Release
 from serving.retrieval import QUERY_TOWER_FILE
 from serving.settings import PipelineSettings
@@ -60,6 +62,7 @@ class Pipeline:
         self.settings = settings
         self._release = release
         self._follower = follower
+        self._filters = ReadyFilters()
 
     @classmethod
     def open(
@@ -98,15 +101,23 @@ class Pipeline:
         """What the next request is answered from."""
         return self._follower.release if self._follower else self._release
 
-    def recommend(self, queries: QueryFeatures, *, k: int, with_candidates: bool = False) -> Recommendations:
-        """Recommend up to k items to each of N queries."""
+    def recommend(
+        self, queries: QueryFeatures, *, k: int, with_candidates: bool = False, only: ItemFilter | None = None
+    ) -> Recommendations:
+        """Recommend up to k items to each of N queries, of those that pass a filter."""
         release, clock = self.release, _StageClock()  # one release for the whole call, whatever is published meanwhile
         stage1 = release.stage1
         inputs = stage1.query_inputs(queries)
         clock.end("features")
         query_embeddings = stage1.embed(inputs, models=self.models)
         clock.end("query_tower")
-        candidates = stage1.retrieve(inputs, query_embeddings, num_candidates=self.settings.num_candidates)
+        filtered = None if only is None else self._filters.of(stage1, only)
+        candidates = stage1.retrieve(
+            inputs,
+            query_embeddings,
+            num_candidates=self.settings.num_candidates,
+            only=None if filtered is None else (filtered.allowed, filtered.ready.index),
+        )
         clock.end("retrieve")
         ranked = candidates.first(self.settings.num_ranked)
         ranker_in = ranker_inputs(

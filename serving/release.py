@@ -7,7 +7,7 @@ It is the unit of registration, promotion, hot swap and rollback.
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from ranking.runtime.calibration import Calibration
 from serving.deltas import Delta, Deltas, deltas_dir
 from serving.durable import hash_file, sync_tree
 from serving.errors import DeltaRefused, ReleaseDamaged, SpecMismatch
+from serving.item_filter import ItemFilter
 from serving.retrieval import Stage1
-from towers.index.search import ItemIndex
+from towers.index.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class Release:
             return built._with_newest()
         return built.with_delta(built.deltas.read(delta)) if delta else built
 
-    def with_delta(self, delta: Delta, *, ticked: Callable[[FloatArray], ItemIndex] | None = None) -> "Release":
+    def with_delta(self, delta: Delta, *, ticked: Callable[[FloatArray], Snapshot] | None = None) -> "Release":
         """The same release with the item aggregates of a later tick.
 
         Args:
@@ -148,9 +149,9 @@ class Release:
         """All items it can recommend."""
         return self.stage1.catalogue.item_ids
 
-    def recommends(self, item_id: str) -> bool:
-        """Whether an item may be in an answer: it is known, was recommendable when this was built, and is not gone."""
-        return bool(self.stage1.recommendable[self.stage1.catalogue.row(item_id)])
+    def recommends(self, item_ids: Sequence[str], only: ItemFilter | None = None) -> NDArray[np.bool_]:
+        """Whether each item may be in an answer: it is known, was recommendable, is not gone, and passes the filter."""
+        return (only or ItemFilter()).passing(self.stage1, self.stage1.catalogue.rows(item_ids))
 
     @property
     def ranker_path(self) -> Path:

@@ -24,6 +24,7 @@ from serving.errors import (
     SpecMismatch,
 )
 from serving.fallback import PopularityFallback
+from serving.item_filter import ItemFilter
 from serving.served_log import ServedLog, ServedRecord
 
 _log = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ class RequestFlow:
         with_candidates: bool,
         request_id: str,
         text: str | None = None,
+        only: ItemFilter | None = None,
     ) -> Reply:
         """Never fails for a reason that is not the caller's.
 
@@ -132,6 +134,7 @@ class RequestFlow:
             request_id: for the logs.
             text: what the query says, in place of what the store knows; with it even an unknown query gets an answer
                 from the model.
+            only: which items may be in the reply, the fallback's too; None: all.
         """
         started = time.monotonic()
         queries, known, reason = await self._read(
@@ -146,13 +149,14 @@ class RequestFlow:
                 text=text,
                 k=k,
                 with_candidates=with_candidates or self._served_log is not None,
+                only=only,
                 request_id=request_id,
                 deadline_s=self._deadline_s - (time.monotonic() - started),
             )
         items: tuple[ScoredItem | str, ...]
         if answer is None:
             history = queries.history_item_ids[0] if queries is not None else []
-            items = tuple(self._fallback.recommend(k=k, exclude=history))
+            items = tuple(self._fallback.recommend(k=k, exclude=history, only=only))
         else:
             items = answer.items
         self._keep(
@@ -160,6 +164,7 @@ class RequestFlow:
             query_id=query_id,
             requested_at_ms=requested_at_ms,
             text=text,
+            only=only,
             reason=reason,
             queries=queries,
             answer=answer,
@@ -204,6 +209,7 @@ class RequestFlow:
         text: str | None,
         k: int,
         with_candidates: bool,
+        only: ItemFilter | None,
         request_id: str,
         deadline_s: float,
     ) -> tuple[Answer | None, str | None, QueryFeatures]:
@@ -228,6 +234,7 @@ class RequestFlow:
                     spec_hash=self._features.spec_hash,
                     deadline_s=deadline_s,
                     with_candidates=with_candidates,
+                    only=only,
                     request_id=request_id,
                     reread=reread,
                 )
@@ -250,6 +257,7 @@ class RequestFlow:
         query_id: str,
         requested_at_ms: int,
         text: str | None,
+        only: ItemFilter | None,
         reason: str | None,
         queries: QueryFeatures | None,
         answer: Answer | None,
@@ -264,6 +272,7 @@ class RequestFlow:
                 served_at_ms=time.time_ns() // 1_000_000,
                 requested_at_ms=requested_at_ms,
                 text=text,
+                only=only,
                 source="fallback" if answer is None else "model",
                 fallback_reason=reason,
                 spec_hash=self._features.spec_hash,

@@ -26,6 +26,7 @@ from features.transforms import ItemInputs, QueryFeatures, QueryInputs, query_in
 from features.vocab import FIRST, PADDING, Vocabularies
 from serving.models import Models
 from towers.index.search import ItemIndex
+from towers.index.snapshot import Snapshot
 from towers.retrievers.bags import history_bags
 from towers.retrievers.blend import Blend
 from towers.retrievers.bm25 import word_rows
@@ -114,7 +115,7 @@ class Stage1:
         new_items: what the index has otherwise for items without events.
         recommendable: [R or more] rows that may be candidates.
         statistics: answers are as of its newest tick.
-        index: as of the same tick.
+        snapshot: of the index, as of the same tick.
     """
 
     spec: FeatureSpec
@@ -128,7 +129,7 @@ class Stage1:
     new_items: NewItems
     recommendable: NDArray[np.bool_]
     statistics: ItemStatistics
-    index: ItemIndex
+    snapshot: Snapshot
     neighbours: Mapping[str, NeighbourTable]
     fusion: Fusion
     tokenizer: TextTokenizer
@@ -178,26 +179,31 @@ class Stage1:
                 ticks_at_ms=array("statistics_at_ms").astype(np.int64, copy=False),
                 values=array("statistics").astype(np.float32, copy=False),
             ),
-            index=ItemIndex.read(index_path),
+            snapshot=Snapshot(ItemIndex.read(index_path)),
             neighbours={name: NeighbourTable.load(directory / RETRIEVERS_DIR / name) for name in tables},
             fusion=Fusion.read(index_path.with_name(FUSION_FILE), retrievers=retrievers),
             tokenizer=TextTokenizer(directory / TOKENIZER_FILE),
         )
 
-    def as_of(self, statistics: ItemStatistics, *, ticked: Callable[[FloatArray], ItemIndex] | None = None) -> "Stage1":
+    def as_of(self, statistics: ItemStatistics, *, ticked: Callable[[FloatArray], Snapshot] | None = None) -> "Stage1":
         """The same with the item aggregates of another tick.
 
         Args:
             statistics: of the tick.
-            ticked: gives the index whose items have these last coordinates, one a row of the catalogue; None: of this
-                one they are replaced.
+            ticked: gives the index whose items have these last coordinates, one a row of the catalogue; None: this one
+                with them.
         """
         values = statistics.of(np.array(-1), np.arange(len(self.catalogue)))
-        ticked = ticked or self.index.with_last
-        index = ticked(self.new_items.biased(self.blend.item_bias(values)))
-        other = replace(self, statistics=statistics, index=index)
+        ticked = ticked or self.snapshot.with_last
+        snapshot = ticked(self.new_items.biased(self.blend.item_bias(values)))
+        other = replace(self, statistics=statistics, snapshot=snapshot)
         _ = other.popular  # now, rather than within the first request
         return other
+
+    @property
+    def index(self) -> ItemIndex:
+        """What answers."""
+        return self.snapshot.index
 
     @cached_property
     def popular(self) -> Popular:
@@ -264,6 +270,7 @@ class Stage1:
         *,
         num_candidates: int,
         excluded: IntArray | None = None,
+        only: tuple[NDArray[np.bool_], ItemIndex] | None = None,
     ) -> Candidates:
         """The best of what all retrievers bring, with the score of each.
 
@@ -273,15 +280,17 @@ class Stage1:
             num_candidates: C.
             excluded: [N, X] ItemRow of what may be no candidate; None: the query's history, unless the spec says that
                 it may be recommended again.
+            only: [V] rows that alone may be candidates, and the index with these alone; None: all.
         """
         if excluded is None:
             excluded = queries.seen_rows[:, : 0 if self.spec.repeats else None]
-        found_rows = self._search(query_embeddings, excluded=excluded)
+        recommendable, index = (self.recommendable, self.index) if only is None else only
+        found_rows = self._search(index, query_embeddings, excluded=excluded)
         weights = {name: weigh(queries.history_rows) for name, weigh in NEIGHBOUR_WEIGHTS.items()}
         num_scores = 1 + len(self.retrievers)
         candidates = Candidates.none(len(excluded), num_candidates=num_candidates, num_scores=num_scores)
         for n in range(len(excluded)):
-            allowed = self.recommendable.copy()
+            allowed = recommendable.copy()
             allowed[excluded[n]] = False
             own_weights = {name: own[n] for name, own in weights.items()}
             hits = IndexHits(found_rows[n], self.indexed, query_embeddings[n])
@@ -325,13 +334,13 @@ class Stage1:
             answers[BM25] = self.neighbours[BM25].score_history(words, np.ones(len(words), np.float32))
         return answers
 
-    def _search(self, query_embeddings: FloatArray, *, excluded: IntArray) -> IntArray:
+    def _search(self, index: ItemIndex, query_embeddings: FloatArray, *, excluded: IntArray) -> IntArray:
         """Rows [N, k] by the index, best first: as many as the towers may bring besides all that is excluded."""
         quota = self.fusion.quotas["towers"]
-        if not quota or not len(self.index):
+        if not quota or not len(index):
             return np.zeros((len(excluded), 0), dtype=np.int64)
         num_excluded = int((excluded >= FIRST).sum(axis=1).max(initial=0))
-        return self.index.search(query_embeddings, k=min(quota + num_excluded, len(self.index))).rows
+        return index.search(query_embeddings, k=min(quota + num_excluded, len(index))).rows
 
 
 def write_tables(

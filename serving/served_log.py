@@ -21,6 +21,7 @@ from typing import Any, Literal, Self
 from features.transforms import QueryFeatures
 from serving.answers import Answer
 from serving.errors import ServingError
+from serving.item_filter import ItemFilter
 from serving.settings import ServedLogSettings
 
 _log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class ServedRecord:
         answer: the model's, with the delta that made it; none if the fallback answered.
         item_ids: what the caller got.
         spec_hash: of the FeatureSpec that the features are of.
+        only: which items the request wanted; none: any.
     """
 
     request_id: str
@@ -52,10 +54,12 @@ class ServedRecord:
     features: QueryFeatures | None
     answer: Answer | None
     item_ids: tuple[str, ...]
+    only: ItemFilter | None = None
 
     def to_line(self) -> bytes:
         """One line of JSON; numbers survive exactly, a missing one (nan) becomes null."""
         content = dict(vars(self))
+        content["only"] = None if self.only is None else self.only.to_json()
         if self.features is not None:
             content["features"] = vars(self.features) | {"numbers": _with_nulls(self.features.numbers)}
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=vars)

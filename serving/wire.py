@@ -6,6 +6,7 @@ Triton: numpy alone.
 
 # Shapes: B queries in one request, H entries of the longest history among them, k items of an answer, C candidates.
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from features.spec import FeatureSpec
 from features.transforms import QueryFeatures, single_precision
 from serving.answers import STAGES, Answer, ScoredItem, none_if_nan
 from serving.errors import InvalidRequest
+from serving.item_filter import ItemFilter
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -33,6 +35,7 @@ INPUTS = {
     "k": "INT32",
     "spec_hash": "BYTES",
     "with_candidates": "BOOL",
+    "only": "BYTES",
 }
 OUTPUTS = {
     "item_ids": "BYTES",
@@ -58,14 +61,17 @@ MAX_AT_MS = 253_402_300_799_999  # the last millisecond of the year 9999
 
 @dataclass(frozen=True)
 class Request:
-    """What one Triton request asks: the same list length for each of its queries."""
+    """What one Triton request asks: the same list length, and the same filter, for each of its queries."""
 
     queries: QueryFeatures
     k: int
     with_candidates: bool
+    only: ItemFilter | None
 
 
-def encode_request(queries: QueryFeatures, *, k: int, with_candidates: bool, spec_hash: str) -> Tensors:
+def encode_request(
+    queries: QueryFeatures, *, k: int, with_candidates: bool, spec_hash: str, only: ItemFilter | None = None
+) -> Tensors:
     """Tensors of one request; histories are left-padded with empty ids to the longest, at least one place."""
     num = len(queries)
     width = max(1, *(len(history) for history in queries.history_item_ids))
@@ -90,6 +96,7 @@ def encode_request(queries: QueryFeatures, *, k: int, with_candidates: bool, spe
         "k": np.full((num, 1), k, dtype=np.int32),
         "spec_hash": np.full((num, 1), spec_hash.encode(), dtype=object),
         "with_candidates": np.full((num, 1), with_candidates, dtype=np.bool_),
+        "only": np.full((num, 1), json.dumps(only.to_json()).encode() if only else b"", dtype=object),
     }
 
 
@@ -125,6 +132,7 @@ def decode_request(tensors: Mapping[str, NDArray[Any]], *, spec: FeatureSpec) ->
         ),
         k=k,
         with_candidates=bool(_one_value(tensors, "with_candidates")),
+        only=_only(tensors["only"], spec=spec),
     )
 
 
@@ -224,6 +232,15 @@ def _check_spec(tensor: NDArray[Any], *, spec: FeatureSpec) -> None:
                 field="spec_hash",
                 message=f"the release has feature spec {spec.hash}, the request's features have {got}; read them again",
             )
+
+
+def _only(tensor: NDArray[Any], *, spec: FeatureSpec) -> ItemFilter | None:
+    if len(set(tensor[:, 0])) != 1:
+        raise InvalidRequest(field="only", message="expected one filter for all queries of a request")
+    only = ItemFilter.from_json(tensor[0, 0])
+    if only is not None:
+        only.check(spec)
+    return only
 
 
 def _one_value(tensors: Mapping[str, NDArray[Any]], field: str) -> int:

@@ -17,12 +17,14 @@ from serving.errors import (
 )
 from serving.fallback import PopularityFallback
 from serving.gateway import create_app
+from serving.item_filter import ItemFilter
 from serving.served_log import ServedLog
 from serving.settings import GatewaySettings
 
 SETTINGS = GatewaySettings(release_dir=Path("r"), online_store_dir=Path("s"), deadline_ms=5000.0, max_body_bytes=1024)
 JSON = {"content-type": "application/json"}
 POPULAR = [f"p{place}" for place in range(200)]
+SPEC = SimpleNamespace(names=lambda side, kind: ("genres",))
 ANSWER = Answer(
     items=(ScoredItem("i2", 0.75, 1.5, 2, 0.25), ScoredItem("i1", 0.5, 2.5, 1)),
     candidates=(("i1", 2.5), ("i2", 1.5)),
@@ -77,11 +79,19 @@ class FakeEngine:
         spec_hash: str,
         deadline_s: float,
         with_candidates: bool = False,
+        only: ItemFilter | None = None,
         request_id: str = "",
         reread: AsyncReread | None = None,
     ) -> list[Answer]:
         self.asked.append(
-            {"k": k, "spec_hash": spec_hash, "deadline_s": deadline_s, "request_id": request_id, "queries": queries}
+            {
+                "k": k,
+                "spec_hash": spec_hash,
+                "deadline_s": deadline_s,
+                "request_id": request_id,
+                "queries": queries,
+                "only": only,
+            }
         )
         if self.reads_again and reread is not None:
             await reread()
@@ -110,7 +120,7 @@ def gateway(
         engine=engine or FakeEngine(),
         fallback=PopularityFallback(item_ids=POPULAR),
         release=lambda: SimpleNamespace(
-            release_id="r6", titles={"i1": "Brazil (1985)", "p1": "Alien (1979)"}, delta=5, changes=8
+            release_id="r6", titles={"i1": "Brazil (1985)", "p1": "Alien (1979)"}, delta=5, changes=8, spec=SPEC
         ),
         served_log=served_log,
     )

@@ -16,6 +16,7 @@ def two_lists(*, with_candidates: bool) -> Recommendations:
         stage_ms={"rank": 3.0},
         release_id="r1",
         delta=4,
+        changes=6,
     )
 
 
@@ -24,7 +25,7 @@ def test_each_query_of_a_call_gets_its_own_list_with_scores_and_ranks_of_retriev
 
     assert first.items == (ScoredItem("b", 2.0, 7.0, 2, 0.25), ScoredItem("a", 1.0, 8.0, 1, None))
     assert second.items == (ScoredItem("c", 0.5, 9.0, 1, 0.5),)
-    assert (first.release_id, first.delta, first.stage_ms) == ("r1", 4, {"rank": 3.0})
+    assert (first.release_id, first.delta, first.changes, first.stage_ms) == ("r1", 4, 6, {"rank": 3.0})
     assert first.candidates == second.candidates == ()
 
 

@@ -10,6 +10,7 @@ from serving import wire
 from serving.answers import STAGES
 from serving.batch import answer_batch
 from serving.errors import InvalidRequest, RequestFailed
+from serving.item_filter import ItemFilter
 from serving.pipeline import Pipeline, Recommendations
 
 SPEC = FeatureSpec(features=(Feature("history_item", "query", "sequence", "int64", length=5),), text=TextLayout())
@@ -20,10 +21,12 @@ class FakePipeline:
 
     def __init__(self) -> None:
         self.release = SimpleNamespace(spec=SPEC)
-        self.calls: list[tuple[int, int, bool]] = []
+        self.calls: list[tuple[int, int, bool, ItemFilter | None]] = []
 
-    def recommend(self, queries: QueryFeatures, *, k: int, with_candidates: bool = False) -> Recommendations:
-        self.calls.append((len(queries), k, with_candidates))
+    def recommend(
+        self, queries: QueryFeatures, *, k: int, with_candidates: bool = False, only: ItemFilter | None = None
+    ) -> Recommendations:
+        self.calls.append((len(queries), k, with_candidates, only))
         first = [history[0] for history in queries.history_item_ids]
         if "broken" in first:
             raise ZeroDivisionError("inside")
@@ -39,10 +42,13 @@ class FakePipeline:
             stage_ms=dict.fromkeys(STAGES, 1.0),
             release_id="r1",
             delta=2,
+            changes=3,
         )
 
 
-def request(*first_items: str, k: int = 2, with_candidates: bool = False) -> wire.Tensors:
+def request(
+    *first_items: str, k: int = 2, with_candidates: bool = False, only: ItemFilter | None = None
+) -> wire.Tensors:
     num = len(first_items)
     queries = QueryFeatures(
         history_item_ids=[[name] for name in first_items],
@@ -54,7 +60,7 @@ def request(*first_items: str, k: int = 2, with_candidates: bool = False) -> wir
         numbers=[[]] * num,
         requested_at_ms=[2] * num,
     )
-    return wire.encode_request(queries, k=k, with_candidates=with_candidates, spec_hash=SPEC.hash)
+    return wire.encode_request(queries, k=k, with_candidates=with_candidates, spec_hash=SPEC.hash, only=only)
 
 
 @pytest.fixture
@@ -73,14 +79,21 @@ def answer(fake: FakePipeline, *requests: wire.Tensors) -> list[Any]:
 
 def test_requests_that_agree_share_one_call(fake: FakePipeline) -> None:
     assert answer(fake, request("a"), request("b", "c"), request("d")) == [["a-0"], ["b-0", "c-0"], ["d-0"]]
-    assert fake.calls == [(4, 2, False)]
+    assert fake.calls == [(4, 2, False, None)]
 
 
 def test_requests_that_differ_are_grouped_and_answered_in_their_order(fake: FakePipeline) -> None:
-    got = answer(fake, request("a", k=2), request("b", k=3), request("c", k=2, with_candidates=True), request("d", k=3))
+    only = ItemFilter(denied_ids=("x",))
+    requests = (
+        request("a", k=2),
+        request("b", k=3),
+        request("c", k=2, with_candidates=True),
+        request("d", k=3),
+        request("e", k=3, only=only),
+    )
 
-    assert got == [["a-0"], ["b-0"], ["c-0"], ["d-0"]]
-    assert sorted(fake.calls) == [(1, 2, False), (1, 2, True), (2, 3, False)]
+    assert answer(fake, *requests) == [["a-0"], ["b-0"], ["c-0"], ["d-0"], ["e-0"]]
+    assert fake.calls == [(1, 2, False, None), (2, 3, False, None), (1, 2, True, None), (1, 3, False, only)]
 
 
 def test_a_refused_request_fails_alone(fake: FakePipeline) -> None:
@@ -89,7 +102,7 @@ def test_a_refused_request_fails_alone(fake: FakePipeline) -> None:
     assert (first, last) == (["a-0"], ["c-0"])
     assert isinstance(bad, InvalidRequest)
     assert bad.field == "k"
-    assert fake.calls == [(2, 2, False)]
+    assert fake.calls == [(2, 2, False, None)]
 
 
 def test_a_request_that_breaks_the_pipeline_fails_alone(fake: FakePipeline) -> None:

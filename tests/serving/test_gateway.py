@@ -17,6 +17,7 @@ from serving.errors import (
     ServingError,
     SpecMismatch,
 )
+from serving.item_filter import ItemFilter
 from serving.served_log import ServedLog, read_served_log
 from serving.settings import GatewaySettings, ServedLogSettings
 from tests.serving.gateway_app import ANSWER, JSON, FakeEngine, FakeFeatures, gateway
@@ -275,6 +276,40 @@ def test_health_tells_whether_the_engine_answers(error: ServingError | None, sta
         "delta": 5,
         "changes": 8,
     }
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        ({"categories": {"genres": ["Drama"]}}, ItemFilter(categories=(("genres", ("Drama",)),))),
+        ({"allowed_ids": [], "denied_ids": ["i1"]}, ItemFilter(allowed_ids=(), denied_ids=("i1",))),
+        ({}, ItemFilter()),
+        (None, None),
+    ],
+)
+def test_a_filter_reaches_the_engine(only: dict[str, Any] | None, expected: ItemFilter | None) -> None:
+    engine = FakeEngine()
+    with gateway(engine=engine) as client:
+        assert client.post("/v1/recommend", json={"query_id": "q", "only": only}).status_code == 200
+    assert engine.asked[0]["only"] == expected
+
+
+@pytest.mark.parametrize(
+    ("only", "field"),
+    [
+        ({"categories": {"size": ["XL"]}}, "only"),
+        ({"categories": {"genres": "Drama"}}, "only.categories.genres"),
+        ({"categories": ["genres"]}, "only.categories"),
+        ({"allowed": ["i1"]}, "only.allowed"),
+        ({"allowed_ids": [1]}, "only.allowed_ids.0"),
+    ],
+)
+def test_a_filter_of_another_form_is_refused_before_any_work(only: dict[str, Any], field: str) -> None:
+    engine = FakeEngine()
+    with gateway(engine=engine) as client:
+        response = client.post("/v1/recommend", json={"query_id": "q", "only": only})
+    assert (response.status_code, response.json()["error"]["field"]) == (422, field)
+    assert engine.asked == []
 
 
 def test_every_answer_is_kept_with_what_it_was_made_of(tmp_path: Path) -> None:

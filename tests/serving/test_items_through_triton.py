@@ -17,6 +17,7 @@ from serving import item_wire
 from serving.answers import Answer
 from serving.client import RecommendClient
 from serving.errors import InvalidRequest, ServingError, SpecMismatch
+from serving.item_filter import ItemFilter
 from serving.item_wire import ChangeRequest, ItemFacts
 from serving.items_client import ItemsClient
 from serving.model_repository import build_model_repository
@@ -112,6 +113,14 @@ def test_a_change_through_one_server_is_in_the_next_answer_of_every_instance_of_
                 assert answer.changes == number + step + 1
                 assert there(answer) == expected
                 assert {item.item_id for item in answer.items} <= expected
+    only = ItemFilter(allowed_ids=("new ü", "i9", "i150", "new 2"), categories=(("genres", ("Drama",)),))
+    with RecommendClient(address=servers[0].grpc_address, deadline_s=60.0) as client:
+        filtered = client.recommend(query, k=20, spec_hash=spec_hash, with_candidates=True, only=only)[0]
+        assert there(filtered) == {item.item_id for item in filtered.items} == {"new ü", "i9", "i150"}
+        with pytest.raises(InvalidRequest, match="only: items have the categories genres"):
+            client.recommend(query, k=20, spec_hash=spec_hash, only=ItemFilter(categories=(("size", ("XL",)),)))
+        nothing = client.recommend(query, k=20, spec_hash=spec_hash, only=ItemFilter(allowed_ids=()))[0]
+        assert (nothing.items, nothing.changes) == ((), number + 3)
     # The same request is answered again from the number that an answer carries.
     again = Pipeline.open(release_dir, settings=settings.pipeline, delta=0, changes=answer.changes)
     wanted = again.recommend(query, k=20)

@@ -78,7 +78,7 @@ def test_what_is_deleted_never_comes_back_and_what_is_restored_does(release_dir:
     follower.change(ItemChanges(deleted_ids=gone))
     for own in (pipeline, other, opened(release_dir)[0]):
         assert not set(candidates(own, query)) & set(gone)
-        assert not any(own.release.recommends(item_id) for item_id in gone)
+        assert not own.release.recommends(gone).any()
     follower.change(ItemChanges(restored_ids=gone[:49]))
     for own in (pipeline, other, opened(release_dir)[0]):
         assert candidates(own, query) == [item_id for item_id in before if item_id != gone[49]][:200] or set(
@@ -165,7 +165,7 @@ def test_changes_that_do_not_fit_are_refused_whole(release_dir: Path, changes: I
     with pytest.raises(InvalidRequest, match=message):
         follower.change(changes)
     assert pipeline.release.changes == 0
-    assert pipeline.release.recommends("i1")
+    assert pipeline.release.recommends(["i1"]).all()
     assert follower.change(ItemChanges(deleted_ids=("i1",))) == 1
 
 
@@ -178,7 +178,7 @@ def test_facts_of_another_width_are_refused(release_dir: Path, name: str) -> Non
     broken = np.full_like(getattr(items, name), np.nan)
     with pytest.raises(InvalidRequest, match="NaN"):
         follower.change(ItemChanges(items=replace(items, **{name: broken})))
-    assert (pipeline.release.changes, pipeline.release.recommends("new")) == (0, False)
+    assert (pipeline.release.changes, pipeline.release.recommends(["new"]).tolist()) == (0, [False])
 
 
 def test_all_items_may_be_deleted(release_dir: Path, query: QueryFeatures) -> None:

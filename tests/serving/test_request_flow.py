@@ -18,6 +18,7 @@ from serving.errors import (
     SpecMismatch,
 )
 from serving.fallback import PopularityFallback
+from serving.item_filter import ItemFilter
 from serving.request_flow import Reply, RequestFlow
 from serving.served_log import ServedLog, read_served_log
 from serving.settings import ServedLogSettings
@@ -63,6 +64,7 @@ class Engine:
         spec_hash: str,
         deadline_s: float,
         with_candidates: bool = False,
+        only: ItemFilter | None = None,
         request_id: str = "",
         reread: AsyncReread | None = None,
     ) -> list[Answer]:

@@ -22,6 +22,7 @@ from serving.retrieval import (
     Stage1,
 )
 from towers.index.build import FlatBuilder
+from towers.index.snapshot import Snapshot
 from towers.retrievers.bags import history_bags
 from towers.retrievers.blend import POPULARITY
 from towers.retrievers.new_items import NewItems
@@ -219,7 +220,7 @@ def test_few_items_that_can_be_recommended_leave_padding(stage1: Stage1, encode:
     rows = np.arange(2, 7)  # i0 to i4
     small = replace(
         stage1,
-        index=FlatBuilder().build(stage1.indexed(rows), rows),
+        snapshot=Snapshot(FlatBuilder().build(stage1.indexed(rows), rows)),
         recommendable=np.isin(np.arange(NUM_ITEMS + 2), rows),
     )
     found = retrieve(
@@ -321,7 +322,7 @@ def test_new_items_keep_their_bias_and_their_own_embedding_at_every_tick(stage1:
     new = NewItems(rows=np.array([4, 9]), learned=some_embeddings(2, seed=1), bias=3.0)
     rows = np.arange(2, NUM_ITEMS + 2)
     replaced = replace(stage1, new_items=new, fusion=stage1.fusion.alone("towers", quota=NUM_ITEMS))
-    replaced = replace(replaced, index=FlatBuilder().build(replaced.indexed(rows), rows))
+    replaced = replace(replaced, snapshot=Snapshot(FlatBuilder().build(replaced.indexed(rows), rows)))
     inputs, embedding = encode([["i5"]]), some_embeddings(1)
     for tick in (0, 1):
         as_of, plain = (own.as_of(stage1.statistics.at(tick)) for own in (replaced, stage1))
