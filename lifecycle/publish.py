@@ -11,6 +11,7 @@ from pathlib import Path
 from features.spec import FeatureSpec
 from features.stores.online_settings import OnlineSettings
 from lifecycle.export_release import materialize_queries
+from serving.carried_changes import carry_changes
 from serving.model_repository import build_model_repository
 from serving.registry import register_release
 from serving.release import verify
@@ -32,9 +33,13 @@ def publish(
     out_dir: Path,
     online: OnlineSettings | None = None,
 ) -> None:
-    """Materialise the queries' features, write the model repository, register the release under the alias."""
+    """Materialise the queries' features, write the model repository, register the release under the alias.
+
+    Changes of items that were made to the release that lay here before are made to this one, too.
+    """
     manifest = verify(release_dir)
     spec = FeatureSpec.from_json(json.loads((release_dir / SPEC_FILE).read_text()))
+    carry_changes(release_dir)
     num_queries = materialize_queries(data_dir, store_dir, spec=spec, online=online)
     logger.info("online store: features of %d queries in %s", num_queries, store_dir)
     repository_dir.parent.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,11 @@ class ItemChanger:
         """Make what a request asks; returns its number."""
         spec, items = self._follower.release.spec, None
         if request.items:
-            items = replace(self._embedder.embed(request.columns(spec)), titles=request.titles(spec))
+            items = replace(
+                self._embedder.embed(request.columns(spec)),
+                titles=request.titles(spec),
+                facts=tuple(item.to_json() for item in request.items),
+            )
         return self._follower.change(
             ItemChanges(items=items, deleted_ids=request.deleted_ids, restored_ids=request.restored_ids)
         )

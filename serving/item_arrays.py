@@ -39,6 +39,7 @@ class ItemArrays:
         text: [M, E]; of no width where queries have no text.
         as_new: [M, D or the blend's learned_width] what stands for `learned` in the index while an item has no event.
         states: [M, Si, W] of a ranker that reads items beforehand; W is 0 without one.
+        facts: JSON that each was made of, for a release that is to make its own arrays of them; (): nobody kept it.
     """
 
     item_ids: tuple[str, ...]
@@ -49,13 +50,14 @@ class ItemArrays:
     text: FloatArray
     as_new: FloatArray
     states: NDArray[np.int8]
+    facts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.item_ids)
 
     def to_bytes(self) -> bytes:
         """For a log."""
-        names = json.dumps([self.item_ids, self.titles]).encode()
+        names = json.dumps([self.item_ids, self.titles, self.facts]).encode()
         arrays: dict[str, Any] = {_NAMES: np.frombuffer(names, np.uint8)}
         arrays |= {name: getattr(self.inputs, name) for name in _INPUTS}
         arrays |= {name: getattr(self, name) for name in _ARRAYS}
@@ -72,10 +74,11 @@ class ItemArrays:
         """
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                item_ids, titles = json.loads(arrays[_NAMES].tobytes())
+                item_ids, titles, facts = json.loads(arrays[_NAMES].tobytes())
                 return cls(
                     item_ids=tuple(item_ids),
                     titles=tuple(titles),
+                    facts=tuple(facts),
                     inputs=ItemInputs(**{name: arrays[name] for name in _INPUTS}),
                     **{name: arrays[name] for name in _ARRAYS},
                 )

@@ -6,16 +6,18 @@ another release that shares what did not change. Loaded inside Triton.
 
 # Shapes: M items added or updated, G that go, B that come back, R rows of the release's own table.
 
+import json
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.transforms import ItemInputs
 from features.vocab import FIRST
-from serving.errors import InvalidRequest
+from serving.errors import InvalidRequest, ReleaseDamaged
 from serving.grown import grown
 from serving.item_arrays import ItemArrays
 from serving.release import Release
@@ -40,6 +42,28 @@ class ItemChanges:
     deleted_ids: tuple[str, ...] = ()
     restored_ids: tuple[str, ...] = ()
 
+    def to_bytes(self) -> bytes:
+        """For a log: a line of JSON with the ids, then the items."""
+        ids = {"deleted_ids": self.deleted_ids, "restored_ids": self.restored_ids}
+        return json.dumps(ids).encode() + b"\n" + (b"" if self.items is None else self.items.to_bytes())
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self:
+        """The reverse of `to_bytes`.
+
+        Raises:
+            ReleaseDamaged: it is something else.
+        """
+        head, _, items = content.partition(b"\n")
+        try:
+            ids = json.loads(head)
+            deleted_ids, restored_ids = tuple(ids["deleted_ids"]), tuple(ids["restored_ids"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ReleaseDamaged(
+                f"a logged change is none of this version ({type(error).__name__}: {error}); begin another log"
+            ) from error
+        return cls(ItemArrays.from_bytes(items) if items else None, deleted_ids, restored_ids)
+
 
 def index_changes(release: Release, changes: ItemChanges) -> Changes:
     """The same for the index, as it is logged.
@@ -60,12 +84,11 @@ def index_changes(release: Release, changes: ItemChanges) -> Changes:
     rows[new] = len(catalogue) + np.arange(int(new.sum()))
     if changes.items is not None:
         _check_facts(release, changes.items)
-    notes = b"" if changes.items is None else changes.items.to_bytes()
     told = Changes.of(
         np.concatenate([rows, restored]),
         np.zeros((len(rows) + len(restored), release.stage1.index.width), np.float32),
         deleted=deleted,
-        notes=notes,
+        notes=changes.to_bytes(),
     )
     try:
         changed = with_changes(release, told)
@@ -81,7 +104,7 @@ def with_changes(release: Release, changes: Changes) -> Release:
         ReleaseDamaged: the change brings no items of this version.
         ValueError: its arrays are of other widths than the release's.
     """
-    items = ItemArrays.from_bytes(changes.notes) if changes.notes else None
+    items = ItemChanges.from_bytes(changes.notes).items
     if items is not None:
         # What is added or updated comes first, then what only comes back.
         release = _with_items(release, changes.rows[: len(items)], items)

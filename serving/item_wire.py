@@ -45,6 +45,10 @@ class ItemFacts:
     numbers: Mapping[str, float] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
 
+    def to_json(self) -> str:
+        """One object."""
+        return json.dumps(vars(self), default=list)
+
 
 @dataclass(frozen=True)
 class ChangeRequest:
@@ -90,7 +94,7 @@ class ChangeRequest:
 
 def encode_changes(request: ChangeRequest, *, spec_hash: str) -> Tensors:
     """Tensors of one request."""
-    items = json.dumps([vars(item) for item in request.items], default=list) if request.items else ""
+    items = f"[{','.join(item.to_json() for item in request.items)}]" if request.items else ""
     return {
         "items": np.array([items.encode()], dtype=object),
         "deleted_ids": np.array([item_id.encode() for item_id in request.deleted_ids], dtype=object),

@@ -25,13 +25,14 @@ def items() -> ItemArrays:
         text=np.zeros((2, 0), np.float32),
         as_new=generator.random((2, 8), dtype=np.float32),
         states=np.zeros((2, 18, 0), np.int8),
+        facts=('{"item_id": "a"}', '{"item_id": "ü"}'),
     )
 
 
 def test_what_is_logged_is_read_again() -> None:
     wanted = items()
     got = ItemArrays.from_bytes(wanted.to_bytes())
-    assert (got.item_ids, got.titles) == (wanted.item_ids, wanted.titles)
+    assert (got.item_ids, got.titles, got.facts) == (wanted.item_ids, wanted.titles, wanted.facts)
     for name in (field.name for field in fields(ItemInputs)):
         np.testing.assert_array_equal(getattr(got.inputs, name), getattr(wanted.inputs, name))
         assert getattr(got.inputs, name).dtype == getattr(wanted.inputs, name).dtype

@@ -35,16 +35,16 @@ class ChangeLog:
 
     Args:
         path: of the file, made where there is none.
-        width: of the embeddings.
+        width: of the embeddings; None: of any, of a log that is there.
         seen: number of the last change that is known; a log that is made begins after it.
 
     Raises:
         UnreadableLog: the file is no log, of another width, damaged, or does not reach from or to `seen`.
     """
 
-    def __init__(self, path: Path, *, width: int, seen: int = 0) -> None:
+    def __init__(self, path: Path, *, width: int | None, seen: int = 0) -> None:
         self.path = path
-        if not path.exists():
+        if width is not None and not path.exists():
             _create(path, after=seen, width=width)
         self._file = path.open("r+b", buffering=0)
         self.close = weakref.finalize(self, self._file.close)
@@ -52,7 +52,7 @@ class ChangeLog:
         if len(head) < _HEADER_SIZE or head[: len(MAGIC)] != MAGIC or not _sums_up(head):
             raise UnreadableLog(f"{path} is no log of changes: give another path, or bring the file back")
         _, first, own_width = _HEADER.unpack_from(head)
-        if own_width != width:
+        if width not in (None, own_width):
             raise UnreadableLog(f"{path} is of embeddings of width {own_width}, the index of {width}: give another log")
         self.seen: int = first
         self._end = _HEADER_SIZE
