@@ -181,8 +181,8 @@ class ItemEmbedder:
         tokens = np.concatenate([text_tokens, edge], axis=1).astype(np.int64)
         if self._item_reader is None:
             return np.zeros((*tokens.shape, 0), dtype=np.int8)
-        states: NDArray[np.int8] = self._item_reader.run(None, {"tokens": tokens})[0]
-        return states
+        batches = (tokens[start : start + TEXTS_AT_ONCE] for start in range(0, len(tokens), TEXTS_AT_ONCE))
+        return np.concatenate([self._item_reader.run(None, {"tokens": batch})[0] for batch in batches])
 
     def _checked(self, columns: ItemColumns) -> ItemColumns:
         """The same.

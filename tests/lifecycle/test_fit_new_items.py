@@ -123,6 +123,7 @@ def test_where_every_item_is_known_the_index_is_as_without_a_share(
     smoke_run: Path, smoke_dataset: Dataset, leave_one_out: RequestProtocol, tmp_path: Path
 ) -> None:
     for share in (0.5, 0.0):
+        (tmp_path / str(share)).mkdir()
         IndexStep(
             dataset=smoke_dataset,
             protocol=leave_one_out,

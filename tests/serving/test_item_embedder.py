@@ -115,6 +115,15 @@ def test_what_stands_in_the_index_is_by_content(embedder: ItemEmbedder, tiny_rel
     assert found.states.shape == (3, 6, 0)  # and its ranker reads items when they are candidates
 
 
+def test_where_queries_say_something_items_have_what_their_texts_say(
+    embedder: ItemEmbedder, tiny_release: Path
+) -> None:
+    layout = dataclasses.replace(embedder.spec.text, query_tokens=4)
+    searching = dataclasses.replace(embedder, spec=dataclasses.replace(embedder.spec, text=layout))
+    table = weights(tiny_release, TEXT_ENCODER_FILE)["text_table"]
+    np.testing.assert_allclose(searching.embed(columns()).text[0], table[4] + table[3], rtol=1e-6)
+
+
 def test_together_items_get_what_they_get_alone(embedder: ItemEmbedder) -> None:
     together = embedder.embed(columns())
     for place in range(3):
