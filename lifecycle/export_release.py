@@ -30,7 +30,8 @@ from lifecycle.parity_paths import Lists
 from lifecycle.steps import source_commit
 from lifecycle.train_ranker import GRADIENT_BOOSTING, STUDENT, check_num_ranked
 from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
-from ranking.export import load_ranker
+from ranking.decomposed import DecomposedRanker
+from ranking.export import export_item_reader, load_ranker
 from ranking.gradient_boosting import BoostedTrees
 from serving.item_embedder import ITEM_READER_FILE, MOST_ITEMS, TEXT_ENCODER_FILE
 from serving.pipeline import Pipeline
@@ -93,13 +94,7 @@ class Export:
         check_num_ranked(self.ranker_dir, self.settings.num_ranked)
         self._bundle(out_dir)
         facts = self._facts()
-        if self._spec.names("item", "text"):
-            export_text_encoder(
-                SentenceEncoder.open(self._encoder),
-                out_dir / TEXT_ENCODER_FILE,
-                max_tokens=self.text_encoder.max_tokens,
-                spec_hash=self._spec.hash,
-            )
+        self._export_readers(out_dir)
         release_id = seal(out_dir, facts=facts)
         pipeline = Pipeline.open(out_dir, settings=self.settings)
         self._gate(pipeline)
@@ -117,7 +112,7 @@ class Export:
         for name in (BLEND_FILE, FUSION_FILE, BUILDER_FILE):
             shutil.copyfile(self.index_dir / name, out_dir / name)
         shutil.copyfile(self.ranker_dir / self.ranker / RANKER_FILE, out_dir / RANKER_FILE)
-        for name in (ITEM_STATES_FILE, ITEM_READER_FILE, CALIBRATION_FILE):
+        for name in (ITEM_STATES_FILE, CALIBRATION_FILE):
             own = self.ranker_dir / self.ranker / name
             if own.is_file():
                 shutil.copyfile(own, out_dir / name)
@@ -133,6 +128,29 @@ class Export:
         (out_dir / POPULAR_FILE).write_text(json.dumps(item_ids[:1000]))
         titles = dict(zip(self.dataset.items.catalogue.item_ids, self.dataset.titles, strict=True))
         (out_dir / TITLES_FILE).write_text(json.dumps(titles, ensure_ascii=False), encoding="utf-8")
+
+    def _export_readers(self, out_dir: Path) -> None:
+        """What reads the texts of items that come while the release is served."""
+        if self._spec.names("item", "text"):
+            export_text_encoder(
+                SentenceEncoder.open(self._encoder),
+                out_dir / TEXT_ENCODER_FILE,
+                max_tokens=self.text_encoder.max_tokens,
+                spec_hash=self._spec.hash,
+            )
+        if (out_dir / ITEM_STATES_FILE).is_file():
+            student = load_ranker(self.ranker_dir / self.ranker)
+            if not isinstance(student, DecomposedRanker):
+                raise ValueError(
+                    f"{self.ranker_dir / self.ranker} has {ITEM_STATES_FILE}, and a ranker that reads no items; "
+                    "train it again: scripts/train_ranker.py"
+                )
+            export_item_reader(
+                student.encoder,
+                out_dir / ITEM_READER_FILE,
+                num_tokens=self._spec.text.candidate_tokens + 1,
+                spec_hash=self._spec.hash,
+            )
 
     @property
     def _spec(self) -> FeatureSpec:

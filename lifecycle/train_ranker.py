@@ -30,7 +30,7 @@ from ranking.calibration_fit import NothingToCalibrate, fit_calibration
 from ranking.data import RankerLists
 from ranking.decomposed import DecomposedRanker
 from ranking.embedded import read_by
-from ranking.export import export_item_reader, export_ranker, load_ranker, save_ranker
+from ranking.export import export_ranker, load_ranker, save_ranker
 from ranking.gradient_boosting import BoostedTrees, GradientBoosting
 from ranking.item_states import check_budget, write_item_states
 from ranking.model import ClsEncoder, Ranker, segments_of
@@ -38,7 +38,6 @@ from ranking.module import Distillation, RankerData, RankerModule
 from ranking.scoring import scores_by_part, texts_of
 from ranking.student import HeadSizes, Student
 from ranking.teacher import ScoreCache, pretrained_encoder, teacher_scorer
-from serving.item_embedder import ITEM_READER_FILE
 from serving.release import CALIBRATION_FILE, ITEM_STATES_FILE, RANKER_FILE
 from serving.retrieval import TOKENIZER_FILE
 from towers.retrievers.fusion_fit import NothingToFit
@@ -155,13 +154,6 @@ class RankerTraining:
             out_dir / STUDENT, lambda: self._fit_student(dense, teacher, learnable, validation, out_dir / STUDENT)
         )
         export_ranker(student, out_dir / STUDENT / RANKER_FILE, spec_hash=self.spec.hash)
-        if isinstance(student, DecomposedRanker):
-            export_item_reader(
-                student.encoder,
-                out_dir / STUDENT / ITEM_READER_FILE,
-                num_tokens=self.spec.text.candidate_tokens + 1,
-                spec_hash=self.spec.hash,
-            )
         trees = BoostedTrees.load(trees_dir)
         trees.export_onnx(trees_dir / RANKER_FILE, spec_hash=self.spec.hash)
         some = self._some(validation, MOST_CALIBRATED)

@@ -152,8 +152,8 @@ class ItemEmbedder:
         path = self.release_dir / name
         if not path.is_file():
             raise ReleaseTooOld(
-                f"{path} is missing, by which {reads} are read: the release takes no items; export it again, from a "
-                "ranker that was trained since: scripts/train_ranker.py, then scripts/export_release.py"
+                f"{path} is missing, by which {reads} are read: the release takes no items; export it "
+                "again: scripts/export_release.py"
             )
         return open_session(path, num_threads=self.num_threads)
 

@@ -23,7 +23,7 @@ from lifecycle.train_towers import TEXT_EMBEDDINGS_FILE
 from serving.retrieval import ARRAYS_DIR
 from towers.data import query_tensors, training_windows
 from towers.errors import UnfitPieces
-from towers.export import WEIGHTS_FILE
+from towers.export import WEIGHTS_FILE, export_text_encoder
 from towers.model import ItemTable, TowerSizes
 from towers.text_encoder import SentenceEncoder
 from towers.trained_text import TEXT_ENCODER_DIR
@@ -100,6 +100,11 @@ def test_what_is_written_embeds_texts_by_the_trained_encoder(written: tuple[Any,
     tokens = saved.tokenizer.encode([f"film {item}" for item in training.dataset.items.catalogue.item_ids], length=6)
     np.testing.assert_allclose(embeddings[2:], saved.embed(tokens.astype(np.int64)), atol=1e-5)
     assert np.abs(embeddings[2:] - before.embed(tokens.astype(np.int64))).max() > 1e-3
+    # As a release embeds items that come later.
+    text_encoder = directory / "text_encoder.onnx"
+    export_text_encoder(saved, text_encoder, max_tokens=training.text_encoder.max_tokens, spec_hash="")
+    session = onnxruntime.InferenceSession(text_encoder, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"tokens": tokens.astype(np.int64)})[0], embeddings[2:], atol=1e-5)
     # The towers as trained, from their files.
     items = item_inputs(
         training.dataset.items, spec=training.spec, vocabularies=vocabularies, tokenizer=saved.tokenizer

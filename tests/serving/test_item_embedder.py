@@ -163,7 +163,7 @@ def test_a_release_of_before_takes_no_items_and_says_what_to_do(release_copy: Pa
 def test_states_need_what_reads_them(release_copy: Path) -> None:
     np.save(release_copy / ITEM_STATES_FILE, np.zeros((302, 6, 4), np.int8))
     embedder = ItemEmbedder.open(release_copy)
-    with pytest.raises(ReleaseTooOld, match=r"item_reader\.onnx is missing.* item_states\.npy .*train_ranker\.py"):
+    with pytest.raises(ReleaseTooOld, match=r"item_reader\.onnx is missing.* item_states\.npy .*export_release\.py"):
         embedder.embed(columns())
 
 
