@@ -20,8 +20,9 @@ from features.statistics import ItemDays, ItemStatistics
 from features.transforms import QueryInputs, ranker_inputs
 from lifecycle.cuts import Cut
 from ranking.data import RankerLists
+from serving.candidates import Candidates
 from serving.models import OnnxModels
-from serving.retrieval import QUERY_TOWER_FILE, Candidates, Stage1
+from serving.retrieval import QUERY_TOWER_FILE, Stage1
 from towers.retrievers.blend import Blend
 from towers.retrievers.fusion import Fusion
 

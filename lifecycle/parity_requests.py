@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from features.dataset import Dataset, EventLog
 from features.vocab import FIRST, PADDING
-from serving.retrieval import Candidates
+from serving.candidates import Candidates
 
 NUM_RANDOM, NUM_CANDIDATES = 6, 12
 

@@ -5,11 +5,10 @@ python scripts/build_index.py [index=ivf_flat | index_choice=DIR] [blend=learned
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
 from composed import build, dataset_of, file_stamps, plain, protocol_of
-from composed_steps import index_of
+from composed_steps import index_builder_of
 from omegaconf import DictConfig, OmegaConf
 
 from features.dataset import Dataset
@@ -19,21 +18,18 @@ from lifecycle.entry import plain_errors
 from lifecycle.steps import Step
 
 LIFECYCLE = ("build_index", "candidates", "fit_blend", "fit_fusion", "fit_new_items", "index_queries")
-SERVED = ("serving/retrieval.py", "serving/models.py", "towers/index", "towers/retrievers")
+SERVED = ("serving/candidates.py", "serving/retrieval.py", "serving/models.py", "towers/index", "towers/retrievers")
 SOURCES = ("features", *(f"lifecycle/{name}.py" for name in LIFECYCLE), *SERVED)
 SETTINGS = ("index", "index_choice", "index_recall", "blend", "retrieval", "dataset")
 
 
 def index_step(cfg: DictConfig, dataset: Dataset, *, towers_dir: Path, cuts: Sequence[Cut] = CUTS) -> IndexStep:
     """What the config says, on the prepared log or another one."""
-    index = index_of(cfg)
-    settings: Any = OmegaConf.to_container(index, resolve=True)
     return IndexStep(
         dataset=dataset,
         protocol=protocol_of(cfg),
         towers_dir=towers_dir,
-        builder=build(index),
-        builder_settings=settings,
+        **index_builder_of(cfg),
         blend_fit=build(cfg.blend),
         fusion_fit=build(cfg.retrieval),
         recall_gate=build(cfg.index_recall),

@@ -1,6 +1,7 @@
 """What several scripts build of a composed config with training code, which those that only ask a server do without."""
 
 from pathlib import Path
+from typing import Any
 
 from composed import build, dataset_of, protocol_of
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +27,12 @@ def index_of(cfg: DictConfig) -> DictConfig:
         raise MissingInput(f"index_choice: {path} is missing; scripts/tune_index.py writes it")
     chosen: DictConfig = OmegaConf.create({"index_choice": OmegaConf.load(path)}).index_choice
     return chosen
+
+
+def index_builder_of(cfg: DictConfig) -> dict[str, Any]:
+    """What builds that index, and the settings of it, as IndexStep takes them."""
+    index = index_of(cfg)
+    return {"builder": build(index), "builder_settings": OmegaConf.to_container(index, resolve=True)}
 
 
 def ranker_training_of(cfg: DictConfig) -> RankerTraining:

@@ -22,7 +22,7 @@ LIFECYCLE = (
 SOURCES = (
     *("evaluation", "features", "ranking", "towers/index", "towers/retrievers"),
     *(f"lifecycle/{name}.py" for name in LIFECYCLE),
-    *("serving/retrieval.py", "serving/models.py", "serving/postprocess.py"),
+    *("serving/candidates.py", "serving/retrieval.py", "serving/models.py", "serving/postprocess.py"),
 )
 
 

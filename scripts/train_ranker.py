@@ -16,7 +16,7 @@ from lifecycle.steps import Step
 SOURCES = (
     *("features", "ranking", "lifecycle/train_ranker.py", "lifecycle/candidates.py", "lifecycle/cuts.py"),
     "lifecycle/list_weights.py",
-    *("serving/retrieval.py", "serving/models.py", "towers/index", "towers/retrievers"),
+    *("serving/candidates.py", "serving/retrieval.py", "serving/models.py", "towers/index", "towers/retrievers"),
 )
 SETTINGS = ("dataset", "features", "ranker", "trainer", "seed")
 

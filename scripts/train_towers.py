@@ -20,6 +20,7 @@ SETTINGS = ("dataset", "towers", "text", "loss", "negatives", "trainer", "optimi
 FEATURES = ("columns", "text", "encoder")  # where features are served from changes no model
 SOURCES = (
     *("features", "towers", "lifecycle/train_towers.py", "lifecycle/training_tables.py", "lifecycle/cuts.py"),
+    "serving/candidates.py",
     "serving/retrieval.py",
 )
 

@@ -23,7 +23,8 @@ from features.statistics import ItemStatistics
 from features.text import TextTokenizer
 from features.tower_inputs import QueryTowerInputs, read_as_encoded
 from features.transforms import ItemInputs, QueryFeatures, QueryInputs, query_inputs
-from features.vocab import FIRST, PADDING, Vocabularies
+from features.vocab import FIRST, Vocabularies
+from serving.candidates import Candidates
 from serving.models import Models
 from towers.index.search import ItemIndex
 from towers.index.snapshot import Snapshot
@@ -66,40 +67,6 @@ def retriever_names(*, query_text: bool) -> tuple[str, ...]:
 def score_names(*, query_text: bool) -> tuple[str, ...]:
     """Of every candidate, in the order of their columns; the first is what orders them."""
     return (SCORES[0], *retriever_names(query_text=query_text))
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """C candidates for each of N queries, in the order of retrieval.
-
-    Attributes:
-        rows: [N, C] ItemRow; PADDING where there are fewer.
-        scores: [N, C, 1 + K] fused and of each retriever, in the order of `score_names`, whoever brought the candidate;
-            0 at padding.
-        ranks: [N, C, 1 + K] place in the whole list and among what each retriever brought; 0 where it did not bring it.
-    """
-
-    rows: IntArray
-    scores: FloatArray
-    ranks: IntArray
-
-    @classmethod
-    def none(cls, num: int, *, num_candidates: int, num_scores: int) -> "Candidates":
-        """Padding alone for `num` queries."""
-        shape = (num, num_candidates, num_scores)
-        return cls(
-            rows=np.full(shape[:2], PADDING, dtype=np.int64),
-            scores=np.zeros(shape, dtype=np.float32),
-            ranks=np.zeros(shape, dtype=np.int64),
-        )
-
-    def take(self, places: IntArray | slice) -> "Candidates":
-        """Those of some of the queries."""
-        return Candidates(rows=self.rows[places], scores=self.scores[places], ranks=self.ranks[places])
-
-    def first(self, num: int) -> "Candidates":
-        """The best `num` of each query."""
-        return Candidates(rows=self.rows[:, :num], scores=self.scores[:, :num], ranks=self.ranks[:, :num])
 
 
 @dataclass(frozen=True)

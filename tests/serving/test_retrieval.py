@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from features.statistics import STATISTICS
 from features.tower_inputs import QueryTowerInputs
 from features.transforms import QueryFeatures, QueryInputs
+from serving.candidates import Candidates
 from serving.models import OnnxModels
 from serving.retrieval import (
     NEIGHBOUR_WEIGHTS,
     QUERY_TOWER_FILE,
     RETRIEVERS,
     SCORES,
-    Candidates,
     Stage1,
 )
 from towers.index.build import FlatBuilder
