@@ -10,8 +10,8 @@ from towers.errors import UnfitPieces
 from towers.index.build import FlatBuilder, IndexBuilder
 from towers.index.effort import Effort
 from towers.index.lists import IvfSq8Builder
-from towers.index.part import Part, passing_first
-from towers.index.passing import Passing
+from towers.index.part import Part
+from towers.index.passing import Passing, passing_first
 from towers.index.search import NO_RESULT, ItemIndex
 
 ALL: dict[str, IndexBuilder] = {

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from towers.errors import UnfitPieces
 from towers.index.effort import Effort
+from towers.index.faiss_structure import FaissStructure, overwrite
 from towers.index.norms import normalised
-from towers.index.part import Part, overwrite
+from towers.index.part import Part
 from towers.index.search import ItemIndex
 
 LARGEST_HALF = 65504.0
@@ -65,7 +66,7 @@ class FlatBuilder:
                 raise UnfitPieces(f"half precision ends at {LARGEST_HALF:.0f}; got {largest:.6g}: choose index=flat")
             structure = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
         structure.add(embeddings)
-        return ItemIndex((Part(rows=rows, structure=structure, width=width),))
+        return ItemIndex((Part(rows=rows, structure=FaissStructure(structure), width=width),))
 
 
 class HnswBuilder:
@@ -92,4 +93,4 @@ class HnswBuilder:
         graph.hnsw.efConstruction = self.build_beam
         graph.add(normalised(embeddings) if self.normalised else embeddings)
         overwrite(faiss.downcast_index(graph.storage), embeddings)
-        return ItemIndex((Part(rows=rows, structure=graph, width=width, effort=self.effort),))
+        return ItemIndex((Part(rows=rows, structure=FaissStructure(graph), width=width, effort=self.effort),))

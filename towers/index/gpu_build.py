@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from towers.errors import UnfitPieces
 from towers.index.build import IndexBuilder, checked
 from towers.index.effort import Effort
+from towers.index.faiss_structure import FaissStructure
 from towers.index.gpu import gpu_resources
 from towers.index.lists import build_lists
 from towers.index.norms import norms, on_sphere
 from towers.index.part import Part
 from towers.index.search import ItemIndex
+from towers.index.structure import Structure
 
 FAISS: Any = faiss  # its stubs know no GPU
 FloatArray = NDArray[np.float32]
@@ -45,10 +47,17 @@ class OnGpu:
 
         Raises:
             GpuMissing: there is none, or this Faiss cannot use it.
+            UnfitPieces: the builder uses another library.
         """
         gpu_resources()
         index = self.builder.build(embeddings, rows)
-        return ItemIndex(tuple(replace(part, on_gpu=True) for part in index.parts))
+        return ItemIndex(tuple(replace(part, structure=_moved(part.structure)) for part in index.parts))
+
+
+def _moved(structure: Structure) -> FaissStructure:
+    if not isinstance(structure, FaissStructure):
+        raise UnfitPieces("what is searched on a GPU is Faiss's; got another library's index: leave OnGpu out")
+    return replace(structure, on_gpu=True)
 
 
 class IvfPqBuilder:
@@ -126,11 +135,10 @@ class CagraBuilder:
         built.copyTo(structure)
         part = Part(
             rows=rows,
-            structure=structure,
+            structure=FaissStructure(structure, on_gpu=True),
             width=width,
             effort=self.effort,
             radius=radius,
             stored=embeddings,
-            on_gpu=True,
         )
         return ItemIndex((part,))

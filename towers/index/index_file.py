@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from towers.errors import UnreadableIndex
 from towers.index.effort import Effort
+from towers.index.faiss_structure import FaissStructure
 from towers.index.part import Part
 
 FORMAT = "twostage index 1"
@@ -25,20 +26,21 @@ BARE = b"IxM2"  # how Faiss begins a file of an IndexIDMap2
 
 def write_parts(path: Path, parts: Sequence[Part]) -> None:
     """Write the file; readers never see a half-written one."""
+    structures: list[Any] = [part.structure for part in parts]
     settings = [
         {
             "width": part.width,
             "effort": asdict(part.effort),
             "radius": part.radius,
             "stored": part.stored is not None,
-            "on_gpu": part.on_gpu,
+            "on_gpu": structure.on_gpu,
         }
-        for part in parts
+        for part, structure in zip(parts, structures, strict=True)
     ]
     arrays = {"settings": np.array(json.dumps({"format": FORMAT, "parts": settings}))}
     for place, part in enumerate(parts):
         arrays[f"{place}.rows"] = part.rows
-        arrays[f"{place}.structure"] = faiss.serialize_index(part.structure)
+        arrays[f"{place}.structure"] = faiss.serialize_index(structures[place].index)
         if part.stored is not None:
             arrays[f"{place}.stored"] = part.stored
     partial = path.with_suffix(".partial")
@@ -70,7 +72,7 @@ def read_parts(path: Path) -> tuple[Part, ...]:
         raise UnreadableIndex(
             f"{path} is not a readable index ({error}); build it again: scripts/build_index.py"
         ) from error
-    return tuple(Part(**own) for own in read)
+    return tuple(Part(**{**own, "structure": FaissStructure(*own["structure"])}) for own in read)
 
 
 def _read_part(arrays: Any, place: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -82,12 +84,11 @@ def _read_part(arrays: Any, place: int, settings: dict[str, Any]) -> dict[str, A
         raise ValueError(f"part {place} has {len(rows)} rows and {structure.ntotal} items")
     return {
         "rows": rows,
-        "structure": structure,
+        "structure": (structure, settings["on_gpu"]),
         "width": width,
         "effort": Effort(**settings["effort"]),
         "radius": settings["radius"],
         "stored": stored,
-        "on_gpu": settings["on_gpu"],
     }
 
 
@@ -95,4 +96,4 @@ def _bare_part(index: Any) -> Part:
     structure: Any = faiss.clone_index(faiss.downcast_index(index.index))
     beam = structure.hnsw.efSearch if hasattr(structure, "hnsw") else None
     rows = faiss.vector_to_array(index.id_map)
-    return Part(rows=rows, structure=structure, width=structure.d, effort=Effort(beam=beam))
+    return Part(rows=rows, structure=FaissStructure(structure), width=structure.d, effort=Effort(beam=beam))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from towers.index.build import checked
 from towers.index.effort import Effort
+from towers.index.faiss_structure import FaissStructure
 from towers.index.norms import norms
 from towers.index.part import Part
 from towers.index.search import ItemIndex
@@ -64,7 +65,7 @@ def build_lists(
     structure.cp.spherical = not on_sphere
     part = Part(
         rows=rows,
-        structure=structure,
+        structure=FaissStructure(structure),
         width=embeddings.shape[1],
         effort=effort,
         radius=max(float(norms(own).max()) for own in _chunks(embeddings)) if on_sphere else None,

@@ -1,12 +1,14 @@
 """Which places of a part may be found: a filter, or what was deleted.
 
-Owns the bitmap. What a part does with it is in part.py.
+Owns the bitmap, and how a search that takes none is made to heed it.
 """
 
-# Shapes: P places of a part.
+# Shapes: N queries, P places of a part.
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from typing import Any, Self
 
 import faiss
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FAISS: Any = faiss  # its stubs lack selectors
+FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 
@@ -75,3 +78,26 @@ class Passing:
         at, bit = np.nonzero(np.unpackbits(gone[changed, None], axis=1, bitorder="little"))
         places: IntArray = 8 * changed[at] + bit
         return places[places < self.size]
+
+def passing_first(
+    first: Callable[[int], tuple[FloatArray, IntArray]], passing: Passing, *, num: int, most: int
+) -> tuple[FloatArray, IntArray]:
+    """The first `num` that pass, of a search that knows of no filter; place -1 where `most` held fewer.
+
+    Args:
+        first: scores and places [N, M] of the M best, best first; place -1 where there are none.
+        passing: places.
+        num: wanted.
+        most: that `first` can be asked for, at least `num`.
+    """
+    wanted = min(most, ceil(1.2 * num / passing.share) + 16)  # more than they would be if chance had it
+    while True:
+        scores, places = first(wanted)
+        passes = passing.mask_at(places)
+        if wanted == most or (passes.sum(axis=1) >= min(num, passing.num)).all():
+            break
+        wanted = min(most, 2 * wanted)
+    order = np.argsort(~passes, axis=1, kind="stable")[:, :num]
+    places = np.take_along_axis(np.where(passes, places, -1), order, axis=1)
+    lacking = ((0, 0), (0, num - places.shape[1]))
+    return np.pad(np.take_along_axis(scores, order, axis=1), lacking), np.pad(places, lacking, constant_values=-1)

@@ -85,7 +85,7 @@ class ItemIndex:
     @property
     def num_lists(self) -> int:
         """Most inverted lists of a part; 0: none has any."""
-        return max(int(getattr(part.structure, "nlist", 0)) for part in self.parts)
+        return max(part.structure.num_lists for part in self.parts)
 
     @property
     def effort(self) -> Effort:
