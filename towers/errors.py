@@ -7,6 +7,7 @@ TowersError
 ├── UnfitChange       changes of items that do not fit one another or the index; none was made (also a ValueError)
 ├── UnreadableLog     a file is no log of changes, was damaged, or does not reach what is asked (also a ValueError)
 ├── GpuMissing        an index is to be searched on a GPU and cannot be (also a RuntimeError)
+├── ScannMissing      an index is ScaNN's, which is not installed here (also a RuntimeError)
 ├── RecallTooLow      a built index finds less of exact search than it must
 └── GoalsNotMet       no index is within latency, memory and recall at once; the message has the nearest misses
 """
@@ -38,6 +39,10 @@ class UnreadableLog(TowersError, ValueError):
 
 class GpuMissing(TowersError, RuntimeError):
     """An index is to be searched on a GPU and cannot be; the message says what is missing."""
+
+
+class ScannMissing(TowersError, RuntimeError):
+    """An index is to be built or searched by ScaNN, which is not installed; the message says how to."""
 
 
 class RecallTooLow(TowersError):

@@ -15,10 +15,12 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from towers.errors import UnreadableIndex
+from towers.errors import GpuMissing, ScannMissing, UnreadableIndex
 from towers.index.effort import Effort
 from towers.index.faiss_structure import FaissStructure
 from towers.index.part import Part
+from towers.index.scann_structure import ENCODED, LEARNED, ScannStructure
+from towers.index.structure import Structure
 
 FORMAT = "twostage index 1"
 BARE = b"IxM2"  # how Faiss begins a file of an IndexIDMap2
@@ -26,26 +28,19 @@ BARE = b"IxM2"  # how Faiss begins a file of an IndexIDMap2
 
 def write_parts(path: Path, parts: Sequence[Part]) -> None:
     """Write the file; readers never see a half-written one."""
-    structures: list[Any] = [part.structure for part in parts]
-    settings = [
-        {
-            "width": part.width,
-            "effort": asdict(part.effort),
-            "radius": part.radius,
-            "stored": part.stored is not None,
-            "on_gpu": structure.on_gpu,
-        }
-        for part, structure in zip(parts, structures, strict=True)
-    ]
-    arrays = {"settings": np.array(json.dumps({"format": FORMAT, "parts": settings}))}
+    settings: list[dict[str, Any]] = []
+    arrays: dict[str, NDArray[Any]] = {}
     for place, part in enumerate(parts):
-        arrays[f"{place}.rows"] = part.rows
-        arrays[f"{place}.structure"] = faiss.serialize_index(structures[place].index)
+        own, members = _written(part.structure)
+        common = {"width": part.width, "effort": asdict(part.effort), "radius": part.radius}
+        settings.append({**common, "stored": part.stored is not None, **own})
+        arrays |= {f"{place}.rows": part.rows, **{f"{place}.{name}": array for name, array in members.items()}}
         if part.stored is not None:
             arrays[f"{place}.stored"] = part.stored
+    document = np.array(json.dumps({"format": FORMAT, "parts": settings}))
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(file, settings=document, **arrays)  # type: ignore[arg-type]
     partial.replace(path)
 
 
@@ -55,6 +50,7 @@ def read_parts(path: Path) -> tuple[Part, ...]:
     Raises:
         UnreadableIndex: the file is missing, truncated or of another kind.
         GpuMissing: a part is to be searched on a GPU, and there is none.
+        ScannMissing: a part is ScaNN's, which is not installed.
     """
     try:
         with path.open("rb") as file:
@@ -67,29 +63,46 @@ def read_parts(path: Path) -> tuple[Part, ...]:
                 document = json.loads(str(arrays["settings"]))
                 if document["format"] != FORMAT:
                     raise ValueError(f"expected {FORMAT!r}; got {document['format']!r}")
-                read = [_read_part(arrays, place, own) for place, own in enumerate(document["parts"])]
-    except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+                return tuple(_read_part(arrays, place, own) for place, own in enumerate(document["parts"]))
+    except (GpuMissing, ScannMissing):
+        raise
+    except (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         raise UnreadableIndex(
             f"{path} is not a readable index ({error}); build it again: scripts/build_index.py"
         ) from error
-    return tuple(Part(**{**own, "structure": FaissStructure(*own["structure"])}) for own in read)
 
 
-def _read_part(arrays: Any, place: int, settings: dict[str, Any]) -> dict[str, Any]:
-    structure = faiss.deserialize_index(arrays[f"{place}.structure"])
+def _written(structure: Structure) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Settings and arrays of a structure; of Faiss's the bytes are all, of ScaNN's what it would write as files."""
+    if isinstance(structure, ScannStructure):
+        return {"scann": asdict(structure.settings)}, structure.arrays()
+    if isinstance(structure, FaissStructure):
+        return {"on_gpu": structure.on_gpu}, {"structure": faiss.serialize_index(structure.index)}
+    raise TypeError(f"no layout of {type(structure).__name__} is known")
+
+
+def _read_structure(arrays: Any, place: int, settings: dict[str, Any]) -> Structure:
+    if "scann" in settings:
+        own = {name: arrays[f"{place}.{name}"] for name in (*LEARNED, *ENCODED)}
+        return ScannStructure.of_arrays(own, settings["scann"])
+    return FaissStructure(faiss.deserialize_index(arrays[f"{place}.structure"]), on_gpu=settings["on_gpu"])
+
+
+def _read_part(arrays: Any, place: int, settings: dict[str, Any]) -> Part:
+    structure = _read_structure(arrays, place, settings)
     rows = arrays[f"{place}.rows"]
     stored: NDArray[np.float32] | None = arrays[f"{place}.stored"] if settings["stored"] else None
     width = int(settings["width"])
-    if len(rows) != structure.ntotal or (stored is not None and stored.shape != (len(rows), width)):
-        raise ValueError(f"part {place} has {len(rows)} rows and {structure.ntotal} items")
-    return {
-        "rows": rows,
-        "structure": (structure, settings["on_gpu"]),
-        "width": width,
-        "effort": Effort(**settings["effort"]),
-        "radius": settings["radius"],
-        "stored": stored,
-    }
+    if len(rows) != structure.num or (stored is not None and stored.shape != (len(rows), width)):
+        raise ValueError(f"part {place} has {len(rows)} rows and {structure.num} items")
+    return Part(
+        rows=rows,
+        structure=structure,
+        width=width,
+        effort=Effort(**settings["effort"]),
+        radius=settings["radius"],
+        stored=stored,
+    )
 
 
 def _bare_part(index: Any) -> Part:

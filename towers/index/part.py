@@ -78,9 +78,8 @@ class Part:
         scores, places = self.structure.search(placed, num, effort=self.effort, passing=self.passing)
         if self.stored is not None:
             _fill(places, passing=self.passing)
-            FAISS.fvec_inner_products_by_idx(
-                *map(faiss.swig_ptr, (scores, queries, self.stored, places)), self.width, *places.shape
-            )
+            pointers = [FAISS.swig_ptr(array) for array in (scores, queries, self.stored, places)]
+            FAISS.fvec_inner_products_by_idx(*pointers, self.width, *places.shape)
         return scores, np.where(places < 0, -1, self.rows[places])
 
     def only(self, passes: NDArray[np.bool_]) -> Self:

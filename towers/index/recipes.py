@@ -12,10 +12,12 @@ from towers.index.band import HeaviestApart
 from towers.index.build import FlatBuilder, HnswBuilder, IndexBuilder
 from towers.index.effort import Effort
 from towers.index.lists import FEWEST_A_LIST, IvfFastScanBuilder, IvfFlatBuilder, IvfSq8Builder
+from towers.index.scann_build import ScannBuilder
 
 Settings = Mapping[str, Any]
 
 APART = (0.0, 0.01)  # shares of the heaviest that are searched exactly
+SCANN = "scann"  # among TYPES, an extra
 LISTS = (1, 2, 4, 8)  # times the square root of the number of items
 # What a builder calls the settings of a search.
 SEARCH_SETTINGS = {"lists": "probes", "beam": "search_beam", "refine": "refine"}
@@ -54,6 +56,7 @@ TYPES: Mapping[str, Type] = {
     "ivf_fast_scan": Type(IvfFastScanBuilder, {"probes": 1, "coordinates_a_code": 2, "refine": 4}, LISTS, "lists"),
     "fast_scan": Type(IvfFastScanBuilder, {"lists": 1, "probes": 1, "coordinates_a_code": 2, "refine": 4}),
     "hnsw": Type(HnswBuilder, {"build_beam": 100, "search_beam": 100}, (16, 32), "links"),
+    SCANN: Type(ScannBuilder, {"probes": 1, "coordinates_a_code": 2, "refine": 4}, LISTS, "lists"),
 }
 
 
@@ -93,10 +96,12 @@ class Recipe:
         return {"_target_": _path(HeaviestApart), "share": self.apart, "builder": own} if self.apart else own
 
 
-def recipes(num_items: int) -> list[Recipe]:
-    """All of them, without those that would build the same index twice."""
+def recipes(num_items: int, *, scann: bool = False) -> list[Recipe]:
+    """All of them, without those that would build the same index twice; ScaNN's if that is asked for."""
     found: dict[str, Recipe] = {}
     for name, own in TYPES.items():
+        if name == SCANN and not scann:
+            continue
         for apart in APART if own.is_approximate else APART[:1]:
             for size in own.sizes:
                 recipe = Recipe(type=name, apart=apart, size=size)

@@ -50,6 +50,7 @@ class ItemIndex:
         Raises:
             UnreadableIndex: it is missing, truncated or of another kind.
             GpuMissing: it is to be searched on a GPU, and there is none.
+            ScannMissing: it is ScaNN's, which is not installed.
         """
         return cls(read_parts(path))
 

@@ -43,7 +43,7 @@ class Structure(Protocol):
 
     @property
     def few(self) -> float:
-        """Share of items: of what passes a filter, where it is no more, a flat copy is made, which is exact and faster."""
+        """Share of items up to which a flat copy is made of those that pass a filter: exact, and faster there."""
 
     def search(
         self, queries: FloatArray, num: int, *, effort: Effort, passing: Passing | None

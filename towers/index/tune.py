@@ -19,6 +19,7 @@ from towers.index.effort import Effort
 from towers.index.operate import REFINES, Efforts, Reached, Stopwatch
 from towers.index.recall import HeldOut
 from towers.index.recipes import SEARCH_SETTINGS, TYPES, Recipe, recipes
+from towers.index.scann_structure import has_scann
 from towers.index.search import ItemIndex
 
 logger = logging.getLogger(__name__)
@@ -43,12 +44,14 @@ class Goals:
         k: length of the lists.
         latency_ms: of processor time a query, asked alone on one thread, at most.
         memory_gb: of the index, in 10^9 bytes, at most.
+        scann: whether ScaNN may be chosen, where it is installed. Such an index is served in process alone.
     """
 
     recall: float
     k: int
     latency_ms: float
     memory_gb: float
+    scann: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -141,7 +144,7 @@ def swept(held_out: HeldOut, goals: Goals) -> Tuning:
     """Build every recipe, and measure it by every effort of a grid; arguments and errors as of `tuned`."""
     began = time.process_time()
     search = _Search(held_out, goals)
-    for recipe in recipes(len(held_out.rows)):
+    for recipe in _considered(held_out, goals):
         search.sweep(recipe)
     return search.result(began)
 
@@ -179,6 +182,15 @@ def forecast(point: Point, held_out: HeldOut, *, factor: int, seed: int) -> Fore
     return Forecast(num_items=factor * num, num_bytes=num_bytes, build_s=build_s)
 
 
+def _considered(held_out: HeldOut, goals: Goals) -> list[Recipe]:
+    """All recipes, and a word on ScaNN's where they are left out."""
+    if not goals.scann:
+        logger.info("ScaNN is not considered, for Triton cannot serve it; scann=true considers it, to serve in process")
+    elif not has_scann():
+        logger.warning("ScaNN is not considered, for it is not installed: make setup EXTRAS=scann")
+    return recipes(len(held_out.rows), scann=goals.scann and has_scann())
+
+
 def _entrants(held_out: HeldOut, goals: Goals, *, seed: int) -> list[Recipe]:
     """Exact search, and what comes near the fastest of all else on a sample of the items and, by its bytes there, fits.
 
@@ -190,8 +202,9 @@ def _entrants(held_out: HeldOut, goals: Goals, *, seed: int) -> list[Recipe]:
     # Rows, embeddings and codes grow with the items.
     share = len(drawn) / num
     search = _Search(sample, replace(goals, memory_gb=goals.memory_gb * share), turns=LONG_TURNS)
-    exact = [recipe for recipe in recipes(num) if not TYPES[recipe.type].is_approximate]
-    for recipe in recipes(num):
+    considered = _considered(held_out, goals)
+    exact = [recipe for recipe in considered if not TYPES[recipe.type].is_approximate]
+    for recipe in considered:
         if recipe not in exact and recipe.size == TYPES[recipe.type].middle:
             search.enter(recipe)
     return [*exact, *_near(search.within_memory or search.reaching, factor=FAR)]
