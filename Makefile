@@ -13,7 +13,7 @@ ACCELERATOR ?= auto
 TORCH_INDEX ?=
 # Which environments to make: train, triton or both.
 SIDES ?= train,triton
-# What .venv gets besides its lock, and keeps from then on: spark.
+# What .venv gets besides its lock, and keeps from then on: spark, scann or both (spark,scann).
 EXTRAS ?=
 # Passed on to the script or to pytest: make demo ARGS="towers.width=64", make test ARGS="-k spec".
 ARGS ?=

@@ -235,10 +235,25 @@ def check_optional(*, program: str, used_for: str, package: str) -> Check:
     return Check("optional", program, NOTE, f"absent; only for {used_for}", f"apt-get install {package}")
 
 
+def installed(environment: Path, package: str) -> str:
+    """Version of a package in an environment; empty where it is not there."""
+    answer = ask(str(environment / "bin" / "python"), ASK_ENVIRONMENT)
+    return str((answer or {"packages": {}})["packages"].get(package, ""))
+
+
+def check_scann(environment: Path) -> Check:
+    """Look for ScaNN in .venv, which only an extra brings there."""
+    found = installed(environment, "scann")
+    if found:
+        return Check("optional", "scann", OK, f"{found}, for index=scann")
+    return Check(
+        "optional", "scann", NOTE, f"not in {environment.name}; only for index=scann", "make setup EXTRAS=scann"
+    )
+
+
 def check_pyspark(environment: Path) -> Check:
     """Look for PySpark in .venv, which only an extra brings there."""
-    answer = ask(str(environment / "bin" / "python"), ASK_ENVIRONMENT)
-    found = (answer or {"packages": {}})["packages"].get("pyspark", "")
+    found = installed(environment, "pyspark")
     if found.startswith(f"{PYSPARK}."):
         return Check("optional", "pyspark", OK, f"{found}, for the ETL on Spark")
     state = f"{found}, needed {PYSPARK}" if found else f"not in {environment.name}"
@@ -287,7 +302,7 @@ def examine(*, root: Path, python: str, accelerator: str) -> list[Check]:
     checks += check_environment(environment=train, lock=lock, shown=TRAIN_SHOWN, extras=extras)
     checks += check_environment(environment=triton, lock=locks / f"triton-{accelerator}.lock", shown=TRITON_SHOWN)
     checks += [check_wheel(path=path, digest=digest) for path, digest in data_wheels(root)]
-    checks += [check_pyspark(train), check_java(os.environ.get("JAVA_HOME", ""))]
+    checks += [check_pyspark(train), check_java(os.environ.get("JAVA_HOME", "")), check_scann(train)]
     checks.append(check_optional(program="redis-server", used_for="an online store on Redis", package="redis-server"))
     return checks
 

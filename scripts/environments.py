@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAIN, TRITON = ".venv", ".venv-triton"
 WHEELS = ".cache/wheels"
 STAMP = ".setup.json"  # in an environment whose set-up was finished; scripts/setup_env.py writes it last
-EXTRAS = ("spark",)  # what .venv can have on top of its lock: requirements/<extra>.lock
+EXTRAS = ("spark", "scann")  # what .venv can have on top of its lock: requirements/<extra>.lock
 SUPPORTED_PYTHONS = ((3, 11), (3, 12))  # numpy 1.26, which Triton's Python stub needs, ends at 3.12
 
 ASK_PYTHON = """

@@ -46,6 +46,7 @@ FIRST_IMPORTS = {
     ),
     "triton": ("numpy", "onnxruntime", "faiss", "tokenizers"),
     "spark": ("pyspark.sql", "ibis.backends.pyspark"),
+    "scann": ("scann",),
 }
 
 

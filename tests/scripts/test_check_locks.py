@@ -29,7 +29,7 @@ def test_the_committed_locks_are_sound() -> None:
 
 
 @pytest.mark.parametrize("slipped", ["nvidia-cublas==13.1.1.3", "triton==3.7.1", "onnxruntime-gpu==1.31.1"])
-@pytest.mark.parametrize("lock", ["cpu", "triton-cpu", "spark"])
+@pytest.mark.parametrize("lock", ["cpu", "triton-cpu", "spark", "scann"])
 def test_a_gpu_package_in_a_cpu_lock_is_refused(requirements: Path, lock: str, slipped: str) -> None:
     path = requirements / f"{lock}.lock"
     path.write_text(path.read_text() + f"{slipped}\n")
@@ -44,7 +44,7 @@ def test_the_wheel_that_carries_triton_may_stand_in_a_cpu_lock(requirements: Pat
     assert check_locks.check(requirements) == []
 
 
-@pytest.mark.parametrize("lock", ["cpu", "gpu", "triton-cpu", "triton-gpu", "spark"])
+@pytest.mark.parametrize("lock", ["cpu", "gpu", "triton-cpu", "triton-gpu", "spark", "scann"])
 def test_torch_stands_in_no_lock(requirements: Path, lock: str) -> None:
     path = requirements / f"{lock}.lock"
     path.write_text(path.read_text() + "torch==2.13.0\n")
@@ -102,10 +102,11 @@ def test_what_an_extra_asks_for_may_stand_in_the_lock_below_it(requirements: Pat
     assert "spark.in asks for no-such-package, which is absent" in problem
 
 
-def test_a_lock_of_an_extra_holds_nothing_that_the_lock_below_it_holds() -> None:
+@pytest.mark.parametrize(("lock", "package"), [("spark", "pyspark"), ("scann", "scann")])
+def test_a_lock_of_an_extra_holds_nothing_that_the_lock_below_it_holds(lock: str, package: str) -> None:
     below, _ = check_locks.read_lock(ROOT / "requirements" / "cpu.lock")
-    extra, _ = check_locks.read_lock(ROOT / "requirements" / "spark.lock")
-    assert "pyspark" in extra
+    extra, _ = check_locks.read_lock(ROOT / "requirements" / f"{lock}.lock")
+    assert package in extra
     assert set(extra) & set(below) == set()
 
 

@@ -183,6 +183,16 @@ def test_an_absent_or_older_pyspark_is_a_note(
     assert check.mend == ("" if status == "ok" else "make setup EXTRAS=spark")
 
 
+@pytest.mark.parametrize(
+    ("packages", "status", "found"),
+    [({"scann": "1.4.2"}, "ok", "1.4.2, for index=scann"), ({}, "note", "not in .venv-triton; only for index=scann")],
+)
+def test_an_absent_scann_is_a_note(tmp_path: Path, packages: dict[str, str], status: str, found: str) -> None:
+    check = doctor.check_scann(make_environment(tmp_path, packages=packages, finished=True))
+    assert (check.status, check.found) == (status, found)
+    assert check.mend == ("" if status == "ok" else "make setup EXTRAS=scann")
+
+
 def test_pyspark_is_a_note_where_there_is_no_environment_yet(tmp_path: Path) -> None:
     assert doctor.check_pyspark(tmp_path / ".venv").found == "not in .venv; only for the ETL on Spark"
 

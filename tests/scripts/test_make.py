@@ -97,7 +97,7 @@ def test_clean_leaves_environments_and_outputs(bare: Path) -> None:
     assert [folder.exists() for folder in gone] == [False, False, False]
 
 
-def test_ci_runs_make_test_last_and_with_the_extra_that_its_tests_need() -> None:
+def test_ci_runs_make_test_last_and_with_the_extras_that_its_tests_need() -> None:
     lines = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line and not line.startswith("#")]
-    assert lines[-1] == "make test EXTRAS=spark"
+    assert lines[-1] == "make test EXTRAS=spark,scann"
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

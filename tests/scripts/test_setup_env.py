@@ -144,10 +144,19 @@ def test_an_environment_made_anew_for_another_accelerator_has_its_extra_again(pr
     assert environments.read_stamp(project / ".venv")["extras"] == ["spark"]
 
 
+def test_each_extra_is_imported_once_when_all_is_installed(project: Path) -> None:
+    (project / "requirements" / "scann.lock").write_text("scann==1.4.2\n")
+    steps = RecordedSteps()
+    assert prepare(train_side(project, "scann", "spark"), steps=steps)
+    assert {"scann", "pyspark.sql"} <= set(steps.commands["first imports"][-1].removeprefix("import ").split(", "))
+    assert environments.read_stamp(project / ".venv")["extras"] == ["spark", "scann"]
+    assert set(environments.EXTRAS) <= set(setup_env.FIRST_IMPORTS)
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--extras", "spark,flink"], "--extras: expected spark, got spark,flink"),
+        (["--extras", "spark,flink"], "--extras: expected spark, scann, got spark,flink"),
         (["--extras", "spark", "--sides", "triton"], "--extras: spark belongs to the side train, got --sides triton"),
     ],
 )

@@ -13,6 +13,7 @@ from towers.index.band import HeaviestApart
 from towers.index.build import FlatBuilder, HnswBuilder, IndexBuilder
 from towers.index.gpu_build import CagraBuilder, IvfPqBuilder, OnGpu
 from towers.index.lists import IvfFastScanBuilder, IvfFlatBuilder, IvfSq8Builder
+from towers.index.scann_build import ScannBuilder
 
 TARGET = "_target_"
 BUILDERS: Mapping[str, Callable[..., IndexBuilder]] = {
@@ -27,6 +28,7 @@ BUILDERS: Mapping[str, Callable[..., IndexBuilder]] = {
         OnGpu,
         IvfPqBuilder,
         CagraBuilder,
+        ScannBuilder,
     )
 }
 
