@@ -80,6 +80,7 @@ class Part:
             _fill(places, passing=self.passing)
             pointers = [FAISS.swig_ptr(array) for array in (scores, queries, self.stored, places)]
             FAISS.fvec_inner_products_by_idx(*pointers, self.width, *places.shape)
+            return scores, self.rows[places]
         return scores, np.where(places < 0, -1, self.rows[places])
 
     def only(self, passes: NDArray[np.bool_]) -> Self:

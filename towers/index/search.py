@@ -159,7 +159,9 @@ class ItemIndex:
         if len(self.parts) > 1 or self.parts[0].stored is not None or scores.shape[1] < k:
             scores, rows = _best(scores, rows, k=k)
         missing = rows < 0
-        return SearchResult(rows=np.where(missing, NO_RESULT, rows), scores=np.where(missing, -np.inf, scores))
+        if missing.any():  # seldom, and two more passes cost as much as a short search
+            rows, scores = np.where(missing, NO_RESULT, rows), np.where(missing, -np.inf, scores)
+        return SearchResult(rows=rows, scores=scores)
 
 
 def check_filter(allowed: NDArray[np.bool_], parts: tuple[Part, ...]) -> None:
@@ -180,7 +182,11 @@ def _best(
     scores: NDArray[np.float32], rows: NDArray[np.int64], *, k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """[N, C] -> [N, k], best first; row -1 last, and where there are fewer."""
-    order = np.where(rows < 0, np.float32(np.inf), -scores).argsort(axis=1, kind="stable")[:, :k]
+    key = -scores
+    missing = rows < 0
+    if missing.any():
+        key[missing] = np.inf
+    order = key.argsort(axis=1, kind="stable")[:, :k]
     queries = np.arange(len(scores))[:, None]
     scores, rows = scores[queries, order], rows[queries, order]
     if order.shape[1] == k:
