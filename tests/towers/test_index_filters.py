@@ -159,6 +159,19 @@ def test_a_search_that_takes_no_filter_is_asked_for_more_until_enough_pass(seed,
     assert found[0][0, : len(expected)].tolist() == scores[0, expected].tolist()
 
 
+def test_a_search_whose_lists_hold_no_more_is_not_asked_again():
+    asked = []
+
+    def first(wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(wanted)
+        places = np.append(np.arange(20), np.full(max(wanted - 20, 0), -1))[None, :wanted]
+        return np.zeros(places.shape, np.float32), places
+
+    passing = Passing.of(np.arange(10_000) % 2 == 0)
+    assert passing_first(first, passing, num=30, most=10_000)[1].tolist() == [[*range(0, 20, 2), *[-1] * 20]]
+    assert asked == [88]  # 1.2 * 30 / .5 + 16
+
+
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 100))
 def test_bits_say_what_the_mask_says(seed, size):

@@ -79,6 +79,7 @@ class Passing:
         places: IntArray = 8 * changed[at] + bit
         return places[places < self.size]
 
+
 def passing_first(
     first: Callable[[int], tuple[FloatArray, IntArray]], passing: Passing, *, num: int, most: int
 ) -> tuple[FloatArray, IntArray]:
@@ -94,7 +95,8 @@ def passing_first(
     while True:
         scores, places = first(wanted)
         passes = passing.mask_at(places)
-        if wanted == most or (passes.sum(axis=1) >= min(num, passing.num)).all():
+        ended = places[:, -1] < 0  # what was read has no more
+        if wanted == most or (ended | (passes.sum(axis=1) >= min(num, passing.num))).all():
             break
         wanted = min(most, 2 * wanted)
     order = np.argsort(~passes, axis=1, kind="stable")[:, :num]
