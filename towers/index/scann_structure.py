@@ -173,7 +173,10 @@ class ScannStructure:
             found, scores = self.searcher.search_batched(
                 queries, final_num_neighbors=wanted, pre_reorder_num_neighbors=wanted, leaves_to_search=leaves
             )
-            return scores, np.where(np.isnan(scores), -1, found.astype(np.int64))
+            places = found.astype(np.int64)
+            if np.isnan(scores[:, -1]).any():  # they come best first
+                places[np.isnan(scores)] = -1
+            return scores, places
 
         if not len(queries):  # ScaNN refuses none
             return np.empty((0, num), np.float32), np.empty((0, num), np.int64)
