@@ -1,6 +1,7 @@
 """Choose the fastest index within latency, memory and recall, by the catalogue's embeddings and held-out queries.
 
 python scripts/tune_index.py recall=0.95 k=100 latency_ms=3 memory_gb=2 [run_dir=outputs/demo] [tuning_dir=DIR]
+    [scann=true]
 
 Then scripts/build_index.py index_choice=outputs/demo/index_tuning, or the same for scripts/run_pipeline.py.
 """
