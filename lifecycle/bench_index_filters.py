@@ -19,7 +19,7 @@ from towers.index.recall import HeldOut
 from towers.index.recipes import Recipe
 from towers.index.search import ItemIndex
 
-TURNS, IN_A_TURN = 5, 16
+TURNS, IN_A_TURN = 3, 16
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from tests.towers.test_index_types import TYPES, exhaustive, items_of, recall
 from towers.errors import UnfitPieces
-from towers.index.build import FlatBuilder, IndexBuilder
+from towers.index.band import HeaviestApart
+from towers.index.build import FlatBuilder, HnswBuilder, IndexBuilder
 from towers.index.effort import Effort
-from towers.index.lists import IvfSq8Builder
+from towers.index.lists import IvfFastScanBuilder, IvfFlatBuilder, IvfSq8Builder
 from towers.index.part import Part
 from towers.index.passing import Passing, passing_first
 from towers.index.search import NO_RESULT, ItemIndex
@@ -18,6 +19,13 @@ ALL: dict[str, IndexBuilder] = {
     **TYPES,
     "flat_half": FlatBuilder(half=True),
     "ivf_sq8 of bytes alone": IvfSq8Builder(lists=4, probes=2, refine=None),
+}
+MANY_LISTS: dict[str, IndexBuilder] = {
+    "ivf_flat": IvfFlatBuilder(lists=100, probes=30),
+    "heaviest apart": HeaviestApart(share=0.01, builder=IvfFlatBuilder(lists=100, probes=15)),
+    "ivf_sq8": IvfSq8Builder(lists=100, probes=30, refine=None),
+    "ivf_fast_scan": IvfFastScanBuilder(lists=100, probes=30, coordinates_a_code=1, refine=8),
+    "hnsw": HnswBuilder(links=16, build_beam=60, search_beam=60),
 }
 each = pytest.mark.parametrize("builder", ALL.values(), ids=ALL)
 
@@ -62,6 +70,36 @@ def test_recall_is_held_under_a_filter(builder, share):
     # Half precision and bytes move the order of near ties; a hundredth at most here.
     assert own >= recall(index, items, queries) - 0.02
     assert share > 0.1 or isinstance(builder, FlatBuilder) or own > 0.99 or "refine" not in index.effort.names
+
+
+@pytest.mark.parametrize("share", [0.95, 0.8, 0.6, 0.4])
+@pytest.mark.parametrize("builder", MANY_LISTS.values(), ids=MANY_LISTS)
+def test_recall_is_held_where_what_passes_lies_together_and_away_from_the_queries(builder, share):
+    # Items whose first coordinate is highest do not pass, and queries lie among them.
+    items, queries = items_of(6000, tail=0.3, width=9), items_of(100, seed=1)
+    queries[:, 0] = 2 * np.abs(queries[:, 0]) + 2
+    index = builder.build(items, np.arange(6000) + 2)
+    allowed = np.zeros(6002, np.bool_)
+    allowed[np.argsort(items[:, 0])[: int(share * 6000)] + 2] = True
+    # The queries are the hardest that there are: all that lies near them is left out.
+    assert recall_under(index, items, queries, allowed) >= recall(index, items, queries) - 0.11
+
+
+@each
+def test_lists_are_counted_anew_with_another_tick_and_not_after_changes(builder):
+    items, queries = items_of(600, tail=0.3), items_of(50, seed=1)
+    ready = builder.build(items, np.arange(600) + 2).only(filter_of(0.9, size=602))
+    ticked = ready.with_last(np.random.default_rng(2).normal(size=602).astype(np.float32))
+    for part, other in zip(ready.parts, ticked.parts, strict=True):
+        if part.structure.lists is None:
+            assert not hasattr(part.structure, "nlist")
+            continue
+        assert (part.structure.lists.sizes.sum(), part.structure.lists.passing.sum()) == (len(part.rows), part.num)
+        assert other.structure.lists is not part.structure.lists
+        assert other.structure.lists.passing.sum() == part.num
+        assert part.without(part.passing.places[:3]).structure.lists is part.structure.lists
+    found = exhaustive(ticked).search(queries, k=600)
+    assert (found.rows != NO_RESULT).sum(axis=1).max() <= 540
 
 
 def recall_under(
@@ -127,7 +165,7 @@ def test_a_filter_of_another_kind_is_refused():
 
 
 def test_an_index_with_a_filter_is_not_written(tmp_path):
-    index = FlatBuilder().build(items_of(50), np.arange(50) + 2).only(filter_of(0.5, size=52))
+    index = FlatBuilder().build(items_of(50), np.arange(50) + 2).only(filter_of(0.9, size=52))
     with pytest.raises(UnfitPieces, match="merge it first"):
         index.write(tmp_path / "index.faiss")
 

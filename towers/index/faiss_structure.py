@@ -16,16 +16,17 @@ from numpy.typing import NDArray
 from towers.index.effort import Effort
 from towers.index.gpu import on_gpu
 from towers.index.passing import Passing, passing_first
+from towers.index.passing_lists import PassingLists
 
 FAISS: Any = faiss  # its stubs lack what is newer
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-FEW = 0.25
-FEW_IN_A_GRAPH = 0.5  # whose ways lead over items that do not pass
-# On a GPU Faiss takes no selector. What does not pass is asked for, too, and dropped; but where half would be dropped,
-# a flat copy is.
-FEW_ON_GPU = 0.5
+# Of a filter that this share or less passes a flat copy is made: exact, and faster than what else holds recall.
+FEW = 0.5
+# A graph's ways lead over items that do not pass, so where fewer pass its embeddings are read one by one.
+NEARLY_ALL_OF_A_GRAPH = 0.98
+# On a GPU Faiss takes no selector. What does not pass is asked for, too, and dropped.
 MOST_ON_GPU = 2048  # that one search there brings
 
 
@@ -36,10 +37,12 @@ class FaissStructure:
     Attributes:
         index: on the CPU.
         on_gpu: whether a copy of it on a GPU answers.
+        lists: what a filter left of inverted lists; None: no filter, or no lists.
     """
 
     index: Any
     on_gpu: bool = False
+    lists: PassingLists | None = None
     _searched: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -85,14 +88,22 @@ class FaissStructure:
     @property
     def few(self) -> float:
         """See Structure."""
+        return FEW
+
+    def under(self, passing: Passing) -> "FaissStructure":
+        """See Structure."""
         if self.on_gpu:
-            return FEW_ON_GPU
-        return FEW_IN_A_GRAPH if hasattr(self.index, "hnsw") else FEW
+            return self
+        if hasattr(self.index, "hnsw"):
+            return self if passing.share >= NEARLY_ALL_OF_A_GRAPH else FaissStructure(_storage(self.index))
+        return replace(self, lists=self._counted(self.index, passing))
 
     def search(
-        self, queries: FloatArray, num: int, *, effort: Effort, passing: Passing | None
+        self, queries: FloatArray, num: int, *, k: int, effort: Effort, passing: Passing | None
     ) -> tuple[FloatArray, IntArray]:
         """See Structure."""
+        if self.lists is not None and passing is not None and effort.lists is not None:
+            return self.lists.search(self._searched, queries, num, lists=effort.lists, k=k, passing=passing)
 
         def first(wanted: int) -> tuple[FloatArray, IntArray]:
             parameters = self._parameters(wanted, effort=effort, passing=passing)
@@ -104,26 +115,33 @@ class FaissStructure:
         return passing_first(first, passing, num=num, most=max(num, min(MOST_ON_GPU, self.num)))
 
     def _parameters(self, num: int, *, effort: Effort, passing: Passing | None) -> Any:
-        """How much is read grows as fewer pass: held recall, docs/log.md."""
+        """How much is read grows as fewer pass: held recall, docs/log.md.
+
+        Lists that a filter was upon are counted instead (passing_lists.py).
+        """
         share = 1.0 if passing is None else passing.share
         chosen = {} if passing is None or self.on_gpu else {"sel": passing.selector}
         if effort.lists is not None:
             return FAISS.SearchParametersIVF(nprobe=ceil(effort.lists / sqrt(share)), **chosen)
-        if effort.beam is not None:
+        if effort.beam is not None and not self.is_exact:  # of a graph its storage may be all that answers
             if self.on_gpu:
                 return FAISS.SearchParametersCagra(itopk_size=max(effort.beam, num))
-            return FAISS.SearchParametersHNSW(efSearch=ceil(effort.beam / share**2), **chosen)
+            return FAISS.SearchParametersHNSW(efSearch=ceil(effort.beam / share**6), **chosen)
         return FAISS.SearchParameters(**chosen) if chosen else None
 
-    def encoding(self, placed: FloatArray) -> Self:
+    def encoding(self, placed: FloatArray, *, passing: Passing | None) -> Self:
         """See Structure; a graph keeps its links."""
         index: Any = faiss.clone_index(self.index)
         if hasattr(index, "hnsw"):
-            overwrite(faiss.downcast_index(index.storage), placed)
+            overwrite(_storage(index), placed)
         else:
             index.reset()
             index.add(placed)
-        return replace(self, index=index)
+        lists = None if self.lists is None or passing is None else self._counted(index, passing)
+        return replace(self, index=index, lists=lists)
+
+    def _counted(self, index: Any, passing: Passing) -> PassingLists | None:
+        return PassingLists.of(index, passing) if isinstance(index, faiss.IndexIVF) else None
 
     def decoded(self, places: IntArray | None) -> FloatArray:
         """See Structure."""
@@ -147,6 +165,13 @@ class FaissStructure:
             codes = faiss.rev_swig_ptr(lists.get_codes(number), size * lists.code_size).reshape(size, -1)[to >= 0]
             found[to[to >= 0]] = self.index.sq.decode(codes) if hasattr(self.index, "sq") else codes.view(np.float32)
         return found
+
+
+def _storage(graph: Any) -> Any:
+    """The faiss.IndexFlat in a graph; nothing is copied."""
+    flat: Any = faiss.downcast_index(graph.storage)
+    flat.referenced_objects = [graph]  # as Faiss itself does: the graph frees it with itself
+    return flat
 
 
 def overwrite(flat: Any, embeddings: FloatArray) -> None:

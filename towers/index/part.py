@@ -75,7 +75,7 @@ class Part:
         if self.num == 0:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         placed = padded(queries, width=self.structure.width)
-        scores, places = self.structure.search(placed, num, effort=self.effort, passing=self.passing)
+        scores, places = self.structure.search(placed, num, k=k, effort=self.effort, passing=self.passing)
         if self.stored is not None:
             _fill(places, passing=self.passing)
             pointers = [FAISS.swig_ptr(array) for array in (scores, queries, self.stored, places)]
@@ -87,7 +87,7 @@ class Part:
         """The same items but for those whose place does not pass [P]; a flat copy where few are left."""
         own = Passing.of(passes if self.passing is None else passes & self.passing.mask)
         if own.share > self.structure.few:
-            return self._with(own)
+            return replace(self, structure=self.structure.under(own), passing=own)
         flat = FaissStructure.flat(self.embeddings_at(own.places))
         return replace(
             self, rows=self.rows[own.places], structure=flat, effort=Effort(), radius=None, stored=None, passing=None
@@ -127,7 +127,7 @@ class Part:
         embeddings = self.embeddings()
         known = self.rows < len(values)
         embeddings[known, -1] = values[self.rows[known]]
-        structure = self.structure.encoding(self.placed(embeddings))
+        structure = self.structure.encoding(self.placed(embeddings), passing=self.passing)
         return replace(self, structure=structure, stored=None if self.stored is None else embeddings)
 
     def embeddings(self) -> FloatArray:

@@ -116,7 +116,7 @@ class ScannStructure:
         """
         shown = np.resize(embeddings, (max(len(embeddings), FEWEST), settings.width))
         structure = cls(settings.builder(shown).build(), settings, len(shown))
-        return structure if len(shown) == len(embeddings) else structure.encoding(embeddings)
+        return structure if len(shown) == len(embeddings) else structure.encoding(embeddings, passing=None)
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> Self:
@@ -137,7 +137,7 @@ class ScannStructure:
             raise ValueError(f"expected codes of 4 bits; got {coded.max()}")
         structure = cls(_opened(own, {name: arrays[name] for name in (*LEARNED, *ENCODED)}), own, len(leaf_of))
         # A codebook or a tree of another width is found out by a search alone.
-        structure.search(np.zeros((1, width), np.float32), 1, effort=Effort(lists=leaves), passing=None)
+        structure.search(np.zeros((1, width), np.float32), 1, k=1, effort=Effort(lists=leaves), passing=None)
         return structure
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -162,8 +162,12 @@ class ScannStructure:
         """See Structure; as the arrays are."""
         return sum(array.nbytes for array in self.arrays().values())
 
+    def under(self, passing: Passing) -> Self:
+        """See Structure; more is asked for, and dropped."""
+        return self
+
     def search(
-        self, queries: FloatArray, num: int, *, effort: Effort, passing: Passing | None
+        self, queries: FloatArray, num: int, *, k: int, effort: Effort, passing: Passing | None
     ) -> tuple[FloatArray, IntArray]:
         """See Structure."""
         share = 1.0 if passing is None else passing.share
@@ -182,7 +186,7 @@ class ScannStructure:
             return np.empty((0, num), np.float32), np.empty((0, num), np.int64)
         return first(num) if passing is None else passing_first(first, passing, num=num, most=self.num)
 
-    def encoding(self, placed: FloatArray) -> Self:
+    def encoding(self, placed: FloatArray, *, passing: Passing | None) -> Self:
         """See Structure."""
         files = {name: array for name, array in self.arrays().items() if name in LEARNED}
         searcher = _opened(self.settings, {**files, "dataset.npy": placed})

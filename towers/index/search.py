@@ -119,9 +119,9 @@ class ItemIndex:
     def only(self, allowed: NDArray[np.bool_]) -> Self:
         """The items that pass a filter; keep what this returns where the filter comes again.
 
-        Of a part of which a quarter or less passes (half, of a graph and on a GPU), a flat copy is made: memory of
-        these embeddings, and exact search. Else nothing is copied but a bit an item, and a search reads more lists, or
-        a wider beam, for what it seeks lies further off.
+        Of a part of which half or less passes a flat copy is made: memory of these embeddings, and exact search. Else
+        nothing is copied but a bit an item: a search reads lists until enough of what passes stands in them, and a
+        graph's embeddings one by one unless nearly all pass.
 
         Args:
             allowed: [R] by ItemRow, R beyond every row of this index.

@@ -45,21 +45,30 @@ class Structure(Protocol):
     def few(self) -> float:
         """Share of items up to which a flat copy is made of those that pass a filter: exact, and faster there."""
 
+    def under(self, passing: Passing) -> "Structure":
+        """The same items, made ready for searches under a filter that more than `few` pass; items may go from it."""
+
     def search(
-        self, queries: FloatArray, num: int, *, effort: Effort, passing: Passing | None
+        self, queries: FloatArray, num: int, *, k: int, effort: Effort, passing: Passing | None
     ) -> tuple[FloatArray, IntArray]:
         """Scores and places [N, num] of the best items for queries [N, W]; place -1 where there is none.
 
         Args:
             queries: [N, W].
             num: P at most.
+            k: length of the list that is wanted; `num` is more where it is chosen of candidates.
             effort: how much is read.
             passing: what may be found; None: everything. More is read as less passes, for what is sought lies further
                 off then.
         """
 
-    def encoding(self, placed: FloatArray) -> Self:
-        """The same structure with other embeddings [P, W] in the place of its items', encoded by what was learned."""
+    def encoding(self, placed: FloatArray, *, passing: Passing | None) -> Self:
+        """The same structure with other embeddings [P, W] in the place of its items', encoded by what was learned.
+
+        Args:
+            placed: [P, W].
+            passing: what it was made ready for, if it was.
+        """
 
     def decoded(self, places: IntArray | None) -> FloatArray:
         """[M, W] as it has them, a copy; ascending places [M], None: all. Not asked where embeddings are stored."""
