@@ -252,11 +252,11 @@ def test_a_merge_that_fails_leaves_the_former_base_and_the_delta_answering(tmp_p
 
 def test_sixteen_threads_search_while_items_change_and_bases_are_swapped(tmp_path):
     live = live_index(tmp_path / "changes.log", merge_share=0.02)
-    window, even = Window(2000), np.arange(10_000) % 2 == 0
+    window, thirds = Window(2000), np.arange(10_000) % 3 > 0
 
     def search(place: int) -> object:
         gone, there = window.deleted, window.added
-        allowed = None if place % 4 else even
+        allowed = None if place % 4 else thirds
         found = live.snapshot.search(QUERY, k=NUM_FIXED + 200, allowed=allowed)
         kept = range(window.deleted + AT_ONCE, there)  # so many more may have gone meanwhile, not yet acknowledged
         ok = fits(found, gone=[range(window.first, gone)], there=[kept], allowed=allowed)
