@@ -36,8 +36,9 @@ class Filtered:
     @property
     def num_copied(self) -> int:
         """Of items whose embeddings it holds."""
-        of_base = {id(part.structure) for part in self.ready.base}
-        return sum(len(part.rows) for part in self.ready.index.parts if id(part.structure) not in of_base)
+        both = zip(self.ready.passing, self.ready.base, strict=True)
+        copied = sum(len(part.rows) for part, whole in both if len(part.rows) < len(whole.rows))
+        return copied + (0 if self.ready.delta is None else len(self.ready.delta.rows))
 
 
 class ReadyFilters:
