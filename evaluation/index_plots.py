@@ -1,7 +1,10 @@
-"""The figure of an index's operating points: recall against time.
+"""Figures of operating points: one index's, and those of several searches, recall against time.
 
-Owns the figure. The table is lifecycle/tune_index.py's: one row a point, those of the chosen index marked `on_curve`.
+Owns the figures. The tables are lifecycle/tune_index.py's, one row a point, those of the chosen index marked
+`on_curve`, and lifecycle/bench_index.py's.
 """
+
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -9,6 +12,9 @@ from matplotlib.figure import Figure
 from evaluation.plots import BLUE, VERMILION, uncluttered
 
 GREY = "#999999"
+COLOURS = (VERMILION, BLUE, "#009E73", "#E69F00", "#CC79A7")  # of the same palette
+MARKERS = "os^Dv"
+LOWEST_SHOWN = 0.8
 
 
 def curve_figure(table: pd.DataFrame, *, target: float, exact_ms: float, num_queries: int) -> Figure:
@@ -50,3 +56,47 @@ def curve_figure(table: pd.DataFrame, *, target: float, exact_ms: float, num_que
     uncluttered(axes)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     return figure
+
+
+def speeds_figure(table: pd.DataFrame, *, name: str, k: int, targets: Sequence[float]) -> Figure:
+    """Recall against how many times as fast as exact search; of each search the points that no other of its beats.
+
+    Args:
+        table: search, recall, speed_up, speed_low, speed_high, one row a point.
+        name: of the vectors, for the title.
+        k: length of the lists.
+        targets: recalls, as lines.
+    """
+    figure = Figure(figsize=(8.0, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    for colour, marker, (search, own) in zip(COLOURS, MARKERS, table.groupby("search", sort=False), strict=False):
+        line = unbeaten(own)
+        errors = [line["speed_up"] - line["speed_low"], line["speed_high"] - line["speed_up"]]
+        axes.errorbar(
+            line["recall"], line["speed_up"], yerr=errors, fmt=f"{marker}-", color=colour, capsize=2, markersize=4,
+            label=str(search),
+        )  # fmt: skip
+    for target in targets:
+        axes.axvline(target, color=GREY, linewidth=1.0, linestyle="--")
+    axes.axhline(1.0, color=GREY, linewidth=1.0)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlim(LOWEST_SHOWN, 1.002)
+    axes.set_xlabel(f"recall@{k} of exact search")
+    axes.set_ylabel("times as fast as exact search (one query, one thread)")
+    reaching = table[table["recall"] >= targets[0]]
+    best = reaching.sort_values("speed_up").to_dict("records")[-1]
+    axes.set_title(
+        f"{name}: at recall {targets[0]:g} {best['search']} is the fastest, {best['speed_up']:.1f} times exact search",
+        loc="left",
+        fontsize=11,
+    )
+    uncluttered(axes)
+    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    return figure
+
+
+def unbeaten(points: pd.DataFrame) -> pd.DataFrame:
+    """Those than which none is faster with the same or a higher recall, by recall."""
+    order = points.sort_values(["recall", "speed_up"], ascending=[False, False])
+    return order[order["speed_up"] > order["speed_up"].cummax().shift(fill_value=0.0)].iloc[::-1]

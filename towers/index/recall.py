@@ -63,7 +63,10 @@ class HeldOut:
 
     def recalls(self, index: ItemIndex) -> NDArray[np.float64]:
         """[Q] recall@k of an index over the same items."""
-        found = index.search(self.queries, k=self.k).rows
+        return self.shares(index.search(self.queries, k=self.k).rows)
+
+    def shares(self, found: IntArray) -> NDArray[np.float64]:
+        """[Q] recall@k of ItemRows [Q, k] that were found, whichever way; NO_RESULT where none was."""
         items = self.items[self._places[found]]  # [Q, k, D]
         products = np.einsum("qkd,qd->qk", items, self.queries)
         rounding = 1e-6 * np.linalg.norm(items, axis=2) * norms(self.queries)[:, None]

@@ -153,7 +153,7 @@ def curve(tuning: Tuning, held_out: HeldOut) -> list[Point]:
     """Operating points of the chosen index on other efforts, the chosen one among them, from little to much."""
     efforts, watch = Efforts(tuning.index, held_out, target=1.0), Stopwatch(held_out)
     points = []
-    for effort in _around(tuning.chosen.effort, num_lists=tuning.index.num_lists):
+    for effort in around(tuning.chosen.effort, num_lists=tuning.index.num_lists):
         if effort == tuning.chosen.effort:
             points.append(tuning.chosen)
             continue
@@ -221,7 +221,7 @@ def _price(point: Point) -> float:
     return point.ms if TYPES[point.recipe.type].is_approximate else point.ms / EXACT
 
 
-def _around(effort: Effort, *, num_lists: int) -> list[Effort]:
+def around(effort: Effort, *, num_lists: int) -> list[Effort]:
     """Efforts from little to much; where there is but one list, by what is scored again."""
     if num_lists == 1:
         return [replace(effort, refine=refine) for refine in REFINES] if effort.refine else [effort]
