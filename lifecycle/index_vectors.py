@@ -16,10 +16,9 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
 
 from features.errors import SourceMissing
+from lifecycle.made_up_embeddings import Clouds
 
 FloatArray = NDArray[np.float32]
-
-CENTRES, INNER_WIDTH = 2000, 24
 
 
 class Vectors(Protocol):
@@ -31,7 +30,7 @@ class Vectors(Protocol):
 
 @dataclass(frozen=True)
 class Clusters:
-    """Items around centres in fewer dimensions than they have, and queries of the same clusters, of norm 1.
+    """Items in clusters, and queries of norm 1 of the same clusters (made_up_embeddings.py).
 
     Attributes:
         num_items: P.
@@ -47,19 +46,8 @@ class Clusters:
 
     def draw(self, num_queries: int) -> tuple[FloatArray, FloatArray]:
         """See Vectors."""
-        generator = np.random.default_rng(self.seed)
-        inner = min(INNER_WIDTH, self.width)
-        basis = generator.normal(size=(inner, self.width)) / np.sqrt(inner)
-        centres = generator.normal(size=(CENTRES, inner))
-
-        def cloud(num: int) -> NDArray[np.float64]:
-            places = centres[generator.integers(0, CENTRES, num)] + 0.6 * generator.normal(size=(num, inner))
-            drawn = places @ basis + 0.15 * generator.normal(size=(num, self.width))
-            return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
-
-        norms = np.exp(self.tail * generator.normal(size=(self.num_items, 1)))
-        items = (cloud(self.num_items) * norms).astype(np.float32)
-        return items, cloud(num_queries).astype(np.float32)
+        clouds = Clouds(width=self.width, generator=np.random.default_rng(self.seed))
+        return clouds.items(self.num_items, tail=self.tail).embeddings, clouds.queries(num_queries).embeddings
 
 
 @dataclass(frozen=True)
