@@ -83,5 +83,5 @@ class PurchaseFactors:
         left, values, right = svds(counts, k=self.width, v0=np.ones(min(counts.shape)))
         order = np.random.default_rng(self.seed).permutation(len(left))[:num_queries]
         halves = np.sqrt(values)
-        items = np.ascontiguousarray(right.T * halves, dtype=np.float32)
+        items: FloatArray = np.ascontiguousarray(right.T * halves, dtype=np.float32)
         return items, (left[order] * halves).astype(np.float32)

@@ -97,7 +97,8 @@ class Course:
         return {"blas": partial(by_blas, self.asked.items, k=self.asked.k), "faiss": self._by_faiss}
 
     def _by_faiss(self, query: FloatArray) -> IntArray:
-        rows: IntArray = self.asked.exact.parts[0].structure.search(query, self.asked.k)[1][0] + 1
+        part = self.asked.exact.parts[0]
+        rows: IntArray = part.structure.search(query, self.asked.k, effort=part.effort, passing=None)[1][0] + 1
         return rows
 
     def _turn(self, search: Search, n: int, *, num: int = IN_A_TURN) -> float:

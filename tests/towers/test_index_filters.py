@@ -63,7 +63,7 @@ def test_nothing_is_found_that_the_filter_leaves_out_and_all_else_where_all_is_r
 def test_recall_is_held_under_a_filter(builder, share):
     items, queries = items_of(6000, tail=0.3, width=9), items_of(100, seed=1)
     index = builder.build(items, np.arange(6000) + 2)
-    few = {"lists": 3, "beam": 60, "refine": 8}
+    few = {"lists": 3, "beam": 60, "refine": 8, "scanned": 600}
     index = index.with_effort(Effort(**{name: few[name] for name in index.effort.names}))
     allowed = filter_of(share, size=6002)
     own = recall_under(index, items, queries, allowed)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from towers.errors import UnfitPieces, UnreadableIndex
-from towers.index.band import HeaviestApart
+from towers.index.band import HeaviestApart, HeaviestFirst
 from towers.index.build import FlatBuilder, HnswBuilder, IndexBuilder
 from towers.index.effort import Effort
 from towers.index.gpu_build import IvfPqBuilder
@@ -29,11 +29,12 @@ LISTS = {
 }
 TYPES: dict[str, IndexBuilder] = {
     "flat": FlatBuilder(),
+    "heaviest first": HeaviestFirst(scanned=40),
     "hnsw": HnswBuilder(links=8, build_beam=40, search_beam=40),
     "hnsw by angle": HnswBuilder(links=8, build_beam=40, search_beam=40, normalised=True),
     **LISTS,
 }
-NO_LIMIT = {"lists": 10**6, "beam": 10**6, "refine": 10**6}
+NO_LIMIT = {"lists": 10**6, "beam": 10**6, "refine": 10**6, "scanned": 10**6}
 each = pytest.mark.parametrize("builder", TYPES.values(), ids=TYPES)
 each_of_lists = pytest.mark.parametrize("builder", LISTS.values(), ids=LISTS)
 
@@ -297,3 +298,15 @@ def test_a_byte_a_code_works_on_a_cpu():
     assert recall(builder.build(items, np.arange(1000) + 2), items, queries) > 0.9
     with pytest.raises(UnfitPieces, match="need 101 bytes, and a GPU has 96 at most: raise coordinates_a_code"):
         IvfPqBuilder(lists=8, probes=8, coordinates_a_code=3, refine=4).build(items_of(3, width=300), np.arange(3))
+
+
+def test_of_the_heaviest_first_the_lightest_are_not_looked_at() -> None:
+    # Norms 1, 2, 3, 4 along one axis: of two that are scanned the heaviest two are found, in whatever order they came.
+    items = np.array([[2, 0], [4, 0], [1, 0], [3, 0]], dtype=np.float32)
+    index = HeaviestFirst(scanned=2).build(items, np.array([5, 6, 7, 8]))
+    found = index.search(np.array([[1, 0]], dtype=np.float32), k=3)
+    assert found.rows.tolist() == [[6, 8, NO_RESULT]]
+    assert not index.is_exact
+    # A filter asks for what passes: the lightest is found among few.
+    allowed = np.isin(np.arange(9), [5, 7])
+    assert index.search(np.array([[1, 0]], dtype=np.float32), k=3, allowed=allowed).rows.tolist() == [[5, 7, NO_RESULT]]

@@ -16,11 +16,13 @@ class Effort:
         lists: inverted lists read for each query (nprobe).
         beam: candidates a graph keeps for each query (efSearch; itopk_size of CAGRA).
         refine: candidates scored again by the stored embeddings, a multiple of k.
+        scanned: items that are scored, the heaviest first.
     """
 
     lists: int | None = None
     beam: int | None = None
     refine: int | None = None
+    scanned: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what reads nothing."""

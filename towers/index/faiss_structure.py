@@ -6,6 +6,7 @@ Owns what differs between Faiss's types: settings of a search, and how items are
 # Shapes: N queries, P items, M of them, W width of the structure.
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import ceil, sqrt
 from typing import Any, Self
 
@@ -120,7 +121,9 @@ class FaissStructure:
         Lists that a filter was upon are counted instead (passing_lists.py).
         """
         share = 1.0 if passing is None else passing.share
-        chosen = {} if passing is None or self.on_gpu else {"sel": passing.selector}
+        if passing is None and not self.on_gpu:
+            return _parameters_of(effort)
+        chosen = {} if self.on_gpu else {"sel": passing.selector}
         if effort.lists is not None:
             return FAISS.SearchParametersIVF(nprobe=ceil(effort.lists / sqrt(share)), **chosen)
         if effort.beam is not None and not self.is_exact:  # of a graph its storage may be all that answers
@@ -172,6 +175,18 @@ def _storage(graph: Any) -> Any:
     flat: Any = faiss.downcast_index(graph.storage)
     flat.referenced_objects = [graph]  # as Faiss itself does: the graph frees it with itself
     return flat
+
+
+@lru_cache(maxsize=1024)
+def _parameters_of(effort: Effort) -> Any:
+    """Where all may be found on the CPU; made once, for that takes as long as some searches do."""
+    if effort.lists is not None:
+        return FAISS.SearchParametersIVF(nprobe=effort.lists)
+    if effort.beam is not None:
+        return FAISS.SearchParametersHNSW(efSearch=effort.beam)
+    if effort.scanned is not None:  # of a flat index it scans these alone, without a look at the others
+        return FAISS.SearchParameters(sel=FAISS.IDSelectorRange(0, effort.scanned))
+    return None
 
 
 def overwrite(flat: Any, embeddings: FloatArray) -> None:

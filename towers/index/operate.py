@@ -8,7 +8,7 @@ Owns the search over efforts. Recall grows with each of them, so few trials find
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import faiss
@@ -178,12 +178,13 @@ class Efforts:
         if self.index.effort.lists is not None:
             return min(FIRST_LISTS, self.index.num_lists), self.index.num_lists
         least = min(self.held_out.k, len(self.index))
-        return least, max(least, min(LARGEST_BEAM, len(self.index)))
+        largest = LARGEST_BEAM if self.index.effort.beam is not None else len(self.index)
+        return least, max(least, min(largest, len(self.index)))
 
     def _effort(self, amount: int, refine: int | None) -> Effort:
-        name = "lists" if self.index.effort.lists is not None else "beam"
-        return Effort(**{name: amount}, refine=refine)
+        name = next(name for name in self.index.effort.names if name != "refine")
+        return replace(Effort(**{name: amount}), refine=refine)
 
 
 def _amount(effort: Effort) -> int:
-    return effort.lists or effort.beam or 0
+    return effort.lists or effort.beam or effort.scanned or 0

@@ -61,7 +61,7 @@ class Part:
     @property
     def is_exact(self) -> bool:
         """Whether every item is scored by its embedding as it is."""
-        return self.structure.is_exact
+        return self.structure.is_exact and self.effort.scanned is None
 
     @property
     def num_bytes(self) -> int:

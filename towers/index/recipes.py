@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from towers.index.band import HeaviestApart
+from towers.index.band import HeaviestApart, HeaviestFirst
 from towers.index.build import FlatBuilder, HnswBuilder, IndexBuilder
 from towers.index.effort import Effort
 from towers.index.lists import FEWEST_A_LIST, IvfFastScanBuilder, IvfFlatBuilder, IvfSq8Builder
@@ -16,11 +16,12 @@ from towers.index.scann_build import ScannBuilder
 
 Settings = Mapping[str, Any]
 
-APART = (0.0, 0.01)  # shares of the heaviest that are searched exactly
+NONE_APART = (0.0,)
+APART = (*NONE_APART, 0.01)  # shares of the heaviest that are searched exactly
 SCANN = "scann"  # among TYPES, an extra
 LISTS = (1, 2, 4, 8)  # times the square root of the number of items
 # What a builder calls the settings of a search.
-SEARCH_SETTINGS = {"lists": "probes", "beam": "search_beam", "refine": "refine"}
+SEARCH_SETTINGS = {"lists": "probes", "beam": "search_beam", "refine": "refine", "scanned": "scanned"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Type:
         settings: that all have; those of a search are a beginning.
         sizes: of lists, as LISTS, or of links; the first alone where there is nothing to choose.
         size_name: of the builder's argument.
-        is_approximate: so that the heaviest apart may help.
+        is_approximate: so that it has something to be tuned.
+        apart: shares of the heaviest that may be searched exactly beside it.
     """
 
     make: Callable[..., IndexBuilder]
@@ -40,6 +42,7 @@ class Type:
     sizes: tuple[int, ...] = (0,)
     size_name: str = ""
     is_approximate: bool = True
+    apart: tuple[float, ...] = APART
 
     @property
     def middle(self) -> int:
@@ -48,8 +51,9 @@ class Type:
 
 
 TYPES: Mapping[str, Type] = {
-    "flat": Type(FlatBuilder, {}, is_approximate=False),
-    "flat_half": Type(FlatBuilder, {"half": True}, is_approximate=False),
+    "flat": Type(FlatBuilder, {}, is_approximate=False, apart=NONE_APART),
+    "flat_half": Type(FlatBuilder, {"half": True}, is_approximate=False, apart=NONE_APART),
+    "heaviest_first": Type(HeaviestFirst, {"scanned": 1}, apart=NONE_APART),
     "ivf_flat": Type(IvfFlatBuilder, {"probes": 1}, LISTS, "lists"),
     "ivf_sq8": Type(IvfSq8Builder, {"probes": 1, "refine": None}, LISTS, "lists"),
     "ivf_sq8_refined": Type(IvfSq8Builder, {"probes": 1, "refine": 2}, LISTS, "lists"),
@@ -102,7 +106,7 @@ def recipes(num_items: int, *, scann: bool = False) -> list[Recipe]:
     for name, own in TYPES.items():
         if name == SCANN and not scann:
             continue
-        for apart in APART if own.is_approximate else APART[:1]:
+        for apart in own.apart:
             for size in own.sizes:
                 recipe = Recipe(type=name, apart=apart, size=size)
                 found.setdefault(f"{name} {apart} {recipe.settings(num_items)}", recipe)

@@ -155,7 +155,9 @@ class ItemIndex:
             raise ValueError("query embeddings hold NaN or infinity; check the query tower's inputs")
         queries = np.ascontiguousarray(query_embeddings, dtype=np.float32)
         found = [part.find(queries, k=k) for part in self.parts]
-        scores, rows = (np.concatenate(own, axis=1) for own in zip(*found, strict=True))
+        scores, rows = (
+            found[0] if len(found) == 1 else (np.concatenate(own, axis=1) for own in zip(*found, strict=True))
+        )
         if len(self.parts) > 1 or self.parts[0].stored is not None or scores.shape[1] < k:
             scores, rows = _best(scores, rows, k=k)
         missing = rows < 0

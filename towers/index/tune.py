@@ -230,6 +230,8 @@ def around(effort: Effort, *, num_lists: int) -> list[Effort]:
         return [replace(effort, lists=amount) for amount in amounts]
     if effort.beam is not None:
         return [replace(effort, beam=max(round(factor * effort.beam), 1)) for factor in CURVE]
+    if effort.scanned is not None:
+        return [replace(effort, scanned=max(round(factor * effort.scanned), 1)) for factor in CURVE]
     return [effort]
 
 
