@@ -45,7 +45,8 @@ class IndexBench:
         builds: by name of vectors and then of the peer, other builds; a list that is empty leaves the peer out.
         targets: recalls that our tuner is given and speeds are read off at.
         k: length of the lists.
-        num_queries: at most: the first half tunes, recall is measured on the other one, with all of it.
+        num_queries: at most: recall is measured on all of the second half.
+        num_tuned: of the first half, that our tuner sees.
         turns: of each point.
         seed: of the tuner's sample.
     """
@@ -56,6 +57,7 @@ class IndexBench:
     targets: Sequence[float]
     k: int
     num_queries: int
+    num_tuned: int
     turns: int
     seed: int
 
@@ -86,7 +88,7 @@ class IndexBench:
 
     def _searches(self, vectors: str, peers_python: Path) -> dict[str, tuple[list[str], dict[str, Any]]]:
         """Commands and settings by name."""
-        ours = {"targets": list(self.targets), "seed": self.seed}
+        ours = {"targets": list(self.targets), "num_tuned": self.num_tuned, "seed": self.seed}
         found = {OURS: ([sys.executable, "scripts/search_in_turns.py"], ours)}
         for name, own in self.peers.items():
             builds = self.builds.get(vectors, {}).get(name, own["builds"])

@@ -5,6 +5,7 @@ Owns which ones: for each recall that is asked for, the tuner's choice, and that
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ def measure_tuned(settings: Mapping[str, Any], *, own_dir: Path) -> None:
     """Tune for each target on queries of their own, and measure on all others.
 
     Args:
-        settings: `vectors` (folder), `k`, `turns`, `seed`, and `targets`, recalls.
+        settings: `vectors` (folder), `k`, `turns`, `seed`, `targets`, recalls, and `num_tuned`, queries.
         own_dir: where the points go.
     """
     folder, k = Path(settings["vectors"]), settings["k"]
     tuned_on = read_vectors(folder, queries=TUNED_FILE, k=k)
+    tuned_on = replace(tuned_on, queries=tuned_on.queries[: settings["num_tuned"]])
     course = Course(read_vectors(folder, queries=ASKED_FILE, k=k), turns=settings["turns"], path=own_dir / "points.csv")
     for target in settings["targets"]:
         began = time.process_time()

@@ -20,6 +20,7 @@ NONE_APART = (0.0,)
 APART = (*NONE_APART, 0.01)  # shares of the heaviest that are searched exactly
 SCANN = "scann"  # among TYPES, an extra
 LISTS = (1, 2, 4, 8)  # times the square root of the number of items
+LONG_LISTS = (0.25, 0.5, 1, 2, 4)  # the same where a list is read so fast that finding lists costs more
 # What a builder calls the settings of a search.
 SEARCH_SETTINGS = {"lists": "probes", "beam": "search_beam", "refine": "refine", "scanned": "scanned"}
 
@@ -39,13 +40,13 @@ class Type:
 
     make: Callable[..., IndexBuilder]
     settings: Settings
-    sizes: tuple[int, ...] = (0,)
+    sizes: tuple[float, ...] = (0,)
     size_name: str = ""
     is_approximate: bool = True
     apart: tuple[float, ...] = APART
 
     @property
-    def middle(self) -> int:
+    def middle(self) -> float:
         """The size to begin with; of two the larger."""
         return self.sizes[len(self.sizes) // 2 - (len(self.sizes) > 2)]
 
@@ -57,7 +58,7 @@ TYPES: Mapping[str, Type] = {
     "ivf_flat": Type(IvfFlatBuilder, {"probes": 1}, LISTS, "lists"),
     "ivf_sq8": Type(IvfSq8Builder, {"probes": 1, "refine": None}, LISTS, "lists"),
     "ivf_sq8_refined": Type(IvfSq8Builder, {"probes": 1, "refine": 2}, LISTS, "lists"),
-    "ivf_fast_scan": Type(IvfFastScanBuilder, {"probes": 1, "coordinates_a_code": 2, "refine": 4}, LISTS, "lists"),
+    "ivf_fast_scan": Type(IvfFastScanBuilder, {"probes": 1, "coordinates_a_code": 2, "refine": 4}, LONG_LISTS, "lists"),
     "fast_scan": Type(IvfFastScanBuilder, {"lists": 1, "probes": 1, "coordinates_a_code": 2, "refine": 4}),
     "hnsw": Type(HnswBuilder, {"build_beam": 100, "search_beam": 100}, (16, 32), "links"),
     SCANN: Type(ScannBuilder, {"probes": 1, "coordinates_a_code": 2, "refine": 4}, LISTS, "lists"),
@@ -76,7 +77,7 @@ class Recipe:
 
     type: str
     apart: float
-    size: int
+    size: float
 
     def settings(self, num_items: int) -> dict[str, Any]:
         """Arguments of the type's builder."""
