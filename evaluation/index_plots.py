@@ -71,9 +71,11 @@ def speeds_figure(table: pd.DataFrame, *, name: str, k: int, targets: Sequence[f
     axes = figure.add_subplot()
     for colour, marker, (search, own) in zip(COLOURS, MARKERS, table.groupby("search", sort=False), strict=False):
         line = unbeaten(own)
-        errors = [line["speed_up"] - line["speed_low"], line["speed_high"] - line["speed_up"]]
+        recall, middle, low, high = (
+            line[name].to_numpy() for name in ("recall", "speed_up", "speed_low", "speed_high")
+        )
         axes.errorbar(
-            line["recall"], line["speed_up"], yerr=errors, fmt=f"{marker}-", color=colour, capsize=2, markersize=4,
+            recall, middle, yerr=[middle - low, high - middle], fmt=f"{marker}-", color=colour, capsize=2, markersize=4,
             label=str(search),
         )  # fmt: skip
     for target in targets:
@@ -84,16 +86,18 @@ def speeds_figure(table: pd.DataFrame, *, name: str, k: int, targets: Sequence[f
     axes.set_xlim(LOWEST_SHOWN, 1.002)
     axes.set_xlabel(f"recall@{k} of exact search")
     axes.set_ylabel("times as fast as exact search (one query, one thread)")
-    reaching = table[table["recall"] >= targets[0]]
-    best = reaching.sort_values("speed_up").to_dict("records")[-1]
-    axes.set_title(
-        f"{name}: at recall {targets[0]:g} {best['search']} is the fastest, {best['speed_up']:.1f} times exact search",
-        loc="left",
-        fontsize=11,
-    )
+    axes.set_title(f"{name}: {_fastest(table, target=targets[0])}", loc="left", fontsize=11)
     uncluttered(axes)
     axes.legend(frameon=False, fontsize=9, loc="lower left")
     return figure
+
+
+def _fastest(table: pd.DataFrame, *, target: float) -> str:
+    reaching = table[table["recall"] >= target].sort_values("speed_up").to_dict("records")
+    if not reaching:
+        return f"none has recall {target:g}"
+    best = reaching[-1]
+    return f"at recall {target:g} {best['search']} is the fastest, {best['speed_up']:.1f} times exact search"
 
 
 def unbeaten(points: pd.DataFrame) -> pd.DataFrame:

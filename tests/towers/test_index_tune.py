@@ -7,13 +7,14 @@ import pytest
 from numpy.typing import NDArray
 
 from towers.errors import GoalsNotMet, RecallTooLow, UnfitPieces
+from towers.index.band import HeaviestFirst
 from towers.index.build import FlatBuilder, HnswBuilder
 from towers.index.effort import Effort
 from towers.index.lists import IvfFlatBuilder
 from towers.index.operate import Efforts
 from towers.index.recall import HeldOut, RecallGate, lower_bound
 from towers.index.recipes import TYPES, Recipe, recipes
-from towers.index.tune import Goals, curve, forecast, swept, tuned
+from towers.index.tune import Goals, around, curve, forecast, swept, tuned
 
 NO_LIMIT = Goals(recall=0.9, k=10, latency_ms=1e6, memory_gb=1e3)
 
@@ -97,6 +98,16 @@ def test_what_takes_too_long_is_given_up_and_said_to_fall_short() -> None:
     found, best = Efforts(index, known, target=0.999, give_up_ms=0.0).least()
     assert found == []
     assert best.effort == Effort(lists=8)
+
+
+def test_the_least_of_the_heaviest_that_hold_the_first_k_is_found() -> None:
+    # All along one axis, with norms 1 to 400: the first 10 are the heaviest 10.
+    items = np.arange(1, 401, dtype=np.float32)[:, None] * np.array([[1, 0]], dtype=np.float32)
+    known = HeldOut(items, np.arange(400) + 1, np.ones((50, 2), np.float32), 10)
+    index = HeaviestFirst(scanned=1).build(known.items, known.rows)
+    found, _ = Efforts(index, known, target=0.99).least()
+    assert [own.effort for own in found] == [Effort(scanned=10)]
+    assert [own.scanned for own in around(Effort(scanned=40), num_lists=0)] == [10, 20, 28, 40, 56, 80]
 
 
 def test_every_recipe_builds_what_its_config_says() -> None:
