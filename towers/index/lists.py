@@ -25,6 +25,8 @@ from towers.index.search import ItemIndex
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
+# Of Faiss's ways through the lists (IndexIVFFastScan::implem) a tenth faster for one query than what it takes by itself.
+ONE_QUERY_AT_A_TIME = 11
 FEWEST_A_LIST = 39  # below which Faiss warns that centroids fit noise
 MOST_A_LIST = 256  # of which Faiss learns centroids; more it draws from at random
 MOST_SHOWN = 1_000_000  # to learn from, or MOST_A_LIST for each list: all at once would be copied
@@ -174,4 +176,5 @@ class IvfFastScanBuilder(_ListsBuilder):
         codes = width // self.multiple
         structure = faiss.IndexIVFPQFastScan(quantiser, width, lists, codes, 4, faiss.METRIC_INNER_PRODUCT)
         structure.by_residual = False  # as for IvfSq8Builder
+        structure.implem = ONE_QUERY_AT_A_TIME
         return structure
