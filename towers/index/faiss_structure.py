@@ -123,7 +123,7 @@ class FaissStructure:
         share = 1.0 if passing is None else passing.share
         if passing is None and not self.on_gpu:
             return _parameters_of(effort)
-        chosen = {} if self.on_gpu else {"sel": passing.selector}
+        chosen = {} if passing is None or self.on_gpu else {"sel": passing.selector}
         if effort.lists is not None:
             return FAISS.SearchParametersIVF(nprobe=ceil(effort.lists / sqrt(share)), **chosen)
         if effort.beam is not None and not self.is_exact:  # of a graph its storage may be all that answers

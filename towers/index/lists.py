@@ -25,7 +25,7 @@ from towers.index.search import ItemIndex
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-# Of Faiss's ways through the lists (IndexIVFFastScan::implem) a tenth faster for one query than what it takes by itself.
+# Of Faiss's ways through lists (IndexIVFFastScan::implem) a tenth faster for one query than what it takes by itself.
 ONE_QUERY_AT_A_TIME = 11
 FEWEST_A_LIST = 39  # below which Faiss warns that centroids fit noise
 MOST_A_LIST = 256  # of which Faiss learns centroids; more it draws from at random
