@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 
 from lifecycle.bench_etl import ROOT
+from lifecycle.bench_index import OURS, IndexBench
+from lifecycle.index_vectors import Clusters
 from lifecycle.turns import Trainee
 
 PEERS = {
@@ -61,3 +63,27 @@ def test_a_peer_learns_every_target_once_an_epoch_and_recommends_what_a_query_ha
 def test_peers_are_skipped_by_name_where_their_interpreters_are_missing() -> None:
     assert {Path(f"{ROOT}/requirements/peers/{peer}.txt").is_file() for peer in PEERS} == {True}
     assert sys.executable not in {os.environ.get(variable) for variable, _ in PEERS.values()}
+
+
+@pytest.mark.parametrize(
+    ("peer", "build", "effort"),
+    [
+        ("hnswlib", {"links": 16, "build_beam": 100}, {"beam": 300}),
+        ("usearch", {"links": 16, "build_beam": 100}, {"beam": 300}),
+        ("voyager", {"links": 16, "build_beam": 100}, {"beam": 300}),
+        ("scann", {"leaves": 1, "avq": 2.5}, {"lists": 20, "refine": 5}),
+    ],
+)
+def test_a_peer_of_the_index_finds_the_largest_products(
+    peer: str, build: dict[str, float], effort: dict[str, float], tmp_path: Path
+) -> None:
+    python = os.environ.get("TWOSTAGE_INDEX_PEERS_PYTHON")
+    if not python:
+        pytest.skip("no TWOSTAGE_INDEX_PEERS_PYTHON: an interpreter with requirements/peers/index.txt")
+    vectors = {"even": Clusters(num_items=500, width=8, tail=0.3, seed=1)}
+    peers = {peer: {"builds": [build], "efforts": [effort]}}
+    bench = IndexBench(
+        vectors=vectors, peers=peers, builds={}, targets=[0.9], k=10, num_queries=40, num_tuned=10, turns=1, seed=1
+    )
+    points, best = bench.run(tmp_path, peers_python=Path(python))
+    assert set(points["search"]) == set(best["search"]) == {OURS, peer}
