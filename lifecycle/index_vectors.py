@@ -76,8 +76,8 @@ class PurchaseFactors:
                 "or leave these vectors out"
             )
         table = pd.read_parquet(self.events, columns=["query_id", "item_id"])
-        had = tuple(pd.factorize(table[name], sort=True)[0] for name in ("query_id", "item_id"))
-        counts = csr_array((np.ones(len(table)), had))
+        rows, columns = (pd.factorize(table[name], sort=True)[0] for name in ("query_id", "item_id"))
+        counts = csr_array((np.ones(len(table)), (rows, columns)))
         counts.sum_duplicates()
         counts.data = np.log1p(counts.data)
         left, values, right = svds(counts, k=self.width, v0=np.ones(min(counts.shape)))

@@ -44,7 +44,8 @@ class HeaviestApart:
 class HeaviestFirst:
     """Scores the heaviest items exactly, and no others, for where norms differ much the largest products are theirs.
 
-    Under a filter all that pass are scored. So a light item is found when it is asked for among few, and else hardly.
+    Under a filter it is the heaviest that pass, more of them as fewer do, and all where a quarter or less does. So a
+    light item is found when it is asked for among few, and else hardly.
 
     Args:
         scanned: items that are scored for each query; recall and latency grow with it.

@@ -123,6 +123,9 @@ class FaissStructure:
         share = 1.0 if passing is None else passing.share
         if passing is None and not self.on_gpu:
             return _parameters_of(effort)
+        if passing is not None and effort.scanned is not None:
+            first = FAISS.IDSelectorArray(passing.places[: ceil(effort.scanned / share)])
+            return FAISS.SearchParameters(sel=first)
         chosen = {} if passing is None or self.on_gpu else {"sel": passing.selector}
         if effort.lists is not None:
             return FAISS.SearchParametersIVF(nprobe=ceil(effort.lists / sqrt(share)), **chosen)
