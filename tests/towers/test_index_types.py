@@ -304,8 +304,10 @@ def test_of_the_heaviest_first_the_lightest_are_not_looked_at() -> None:
     # Norms 1, 2, 3, 4 along one axis: of two that are scanned the heaviest two are found, in whatever order they came.
     items = np.array([[2, 0], [4, 0], [1, 0], [3, 0]], dtype=np.float32)
     index = HeaviestFirst(scanned=2).build(items, np.array([5, 6, 7, 8]))
-    found = index.search(np.array([[1, 0]], dtype=np.float32), k=3)
-    assert found.rows.tolist() == [[6, 8, NO_RESULT]]
+    found = index.search(np.array([[-1, 0]], dtype=np.float32), k=2)
+    assert found.rows.tolist() == [[8, 6]]  # of all four the lightest, row 7, has the largest product
+    # As many as are asked for are looked at in any case.
+    assert index.search(np.array([[-1, 0]], dtype=np.float32), k=3).rows.tolist() == [[5, 8, 6]]
     assert not index.is_exact
     # A filter asks for what passes: the lightest is found among few.
     allowed = np.isin(np.arange(9), [5, 7])

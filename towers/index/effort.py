@@ -16,7 +16,7 @@ class Effort:
         lists: inverted lists read for each query (nprobe).
         beam: candidates a graph keeps for each query (efSearch; itopk_size of CAGRA).
         refine: candidates scored again by the stored embeddings, a multiple of k.
-        scanned: items that are scored, the heaviest first.
+        scanned: items that are scored, the heaviest first; k at least.
     """
 
     lists: int | None = None

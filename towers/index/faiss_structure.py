@@ -122,9 +122,9 @@ class FaissStructure:
         """
         share = 1.0 if passing is None else passing.share
         if passing is None and not self.on_gpu:
-            return _parameters_of(effort)
+            return _parameters_of(effort, num)
         if passing is not None and effort.scanned is not None:
-            first = FAISS.IDSelectorArray(passing.places[: ceil(effort.scanned / share)])
+            first = FAISS.IDSelectorArray(passing.places[: ceil(max(effort.scanned, num) / share)])
             return FAISS.SearchParameters(sel=first)
         chosen = {} if passing is None or self.on_gpu else {"sel": passing.selector}
         if effort.lists is not None:
@@ -181,14 +181,14 @@ def _storage(graph: Any) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _parameters_of(effort: Effort) -> Any:
+def _parameters_of(effort: Effort, num: int) -> Any:
     """Where all may be found on the CPU; made once, for that takes as long as some searches do."""
     if effort.lists is not None:
         return FAISS.SearchParametersIVF(nprobe=effort.lists)
     if effort.beam is not None:
         return FAISS.SearchParametersHNSW(efSearch=effort.beam)
     if effort.scanned is not None:  # of a flat index it scans these alone, without a look at the others
-        return FAISS.SearchParameters(sel=FAISS.IDSelectorRange(0, effort.scanned))
+        return FAISS.SearchParameters(sel=FAISS.IDSelectorRange(0, max(effort.scanned, num)))
     return None
 
 
