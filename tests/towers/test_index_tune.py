@@ -101,12 +101,13 @@ def test_what_takes_too_long_is_given_up_and_said_to_fall_short() -> None:
 
 
 def test_the_least_of_the_heaviest_that_hold_the_first_k_is_found() -> None:
-    # All along one axis, with norms 1 to 400: the first 10 are the heaviest 10.
-    items = np.arange(1, 401, dtype=np.float32)[:, None] * np.array([[1, 0]], dtype=np.float32)
+    # Along one axis, with norms 1 to 400, the odd ones away from the queries: the first 10, 400 to 382, are of the first 19.
+    lengths = np.arange(1, 401, dtype=np.float32) * np.tile(np.array([-1, 1], np.float32), 200)
+    items = lengths[:, None] * np.array([[1, 0]], dtype=np.float32)
     known = HeldOut(items, np.arange(400) + 1, np.ones((50, 2), np.float32), 10)
     index = HeaviestFirst(scanned=1).build(known.items, known.rows)
     found, _ = Efforts(index, known, target=0.99).least()
-    assert [own.effort for own in found] == [Effort(scanned=10)]
+    assert [own.effort for own in found] == [Effort(scanned=19)]
     assert [own.scanned for own in around(Effort(scanned=40), num_lists=0)] == [10, 20, 28, 40, 56, 80]
 
 

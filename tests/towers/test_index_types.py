@@ -232,7 +232,9 @@ def test_effort_is_set_without_building_again_and_more_of_it_finds_more(builder)
 
 def test_an_effort_of_other_settings_is_refused():
     index = LISTS["ivf_sq8"].build(items_of(50), np.arange(50) + 2)
-    with pytest.raises(UnfitPieces, match=r"by Effort\(lists=2, beam=None, refine=2, scanned=None\); got Effort\(lists=None, beam=7"):
+    with pytest.raises(
+        UnfitPieces, match=r"by Effort\(lists=2, beam=None, refine=2, scanned=None\); got Effort\(lists=None, beam=7"
+    ):
         index.with_effort(Effort(beam=7))
     with pytest.raises(UnfitPieces, match="expected lists of at least 1; got 0"):
         Effort(lists=0)
