@@ -101,7 +101,7 @@ def test_what_takes_too_long_is_given_up_and_said_to_fall_short() -> None:
 
 
 def test_the_least_of_the_heaviest_that_hold_the_first_k_is_found() -> None:
-    # Along one axis, with norms 1 to 400, the odd ones away from the queries: the first 10, 400 to 382, are of the first 19.
+    # Along one axis, norms 1 to 400, the odd ones away from the queries: the first 10, 400 to 382, lie in the first 19.
     lengths = np.arange(1, 401, dtype=np.float32) * np.tile(np.array([-1, 1], np.float32), 200)
     items = lengths[:, None] * np.array([[1, 0]], dtype=np.float32)
     known = HeldOut(items, np.arange(400) + 1, np.ones((50, 2), np.float32), 10)
