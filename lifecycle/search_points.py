@@ -97,8 +97,8 @@ class Course:
         return {"blas": partial(by_blas, self.asked.items, k=self.asked.k), "faiss": self._by_faiss}
 
     def _by_faiss(self, query: FloatArray) -> IntArray:
-        part = self.asked.exact.parts[0]
-        rows: IntArray = part.structure.search(query, self.asked.k, effort=part.effort, passing=None)[1][0] + 1
+        part, k = self.asked.exact.parts[0], self.asked.k
+        rows: IntArray = part.structure.search(query, k, k=k, effort=part.effort, passing=None)[1][0] + 1
         return rows
 
     def _turn(self, search: Search, n: int, *, num: int = IN_A_TURN) -> float:

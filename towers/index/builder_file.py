@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from towers.errors import UnfitPieces
-from towers.index.band import HeaviestApart
+from towers.index.band import HeaviestApart, HeaviestFirst
 from towers.index.build import FlatBuilder, HnswBuilder, IndexBuilder
 from towers.index.gpu_build import CagraBuilder, IvfPqBuilder, OnGpu
 from towers.index.lists import IvfFastScanBuilder, IvfFlatBuilder, IvfSq8Builder
@@ -25,6 +25,7 @@ BUILDERS: Mapping[str, Callable[..., IndexBuilder]] = {
         IvfSq8Builder,
         IvfFastScanBuilder,
         HeaviestApart,
+        HeaviestFirst,
         OnGpu,
         IvfPqBuilder,
         CagraBuilder,
