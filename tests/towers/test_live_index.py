@@ -132,6 +132,35 @@ def test_any_course_of_changes_ends_in_what_exact_search_over_the_same_items_say
         np.testing.assert_allclose(found.scores, exact.scores, rtol=1e-5, atol=1e-5)
 
 
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**32 - 1), num=st.integers(3, 60), name=st.sampled_from(["flat", "ivf_flat", "ivf_sq8"]))
+def test_many_changes_in_one_go_are_the_same_as_one_after_the_other(seed, num, name):
+    generator, table = np.random.default_rng(seed), Table(num)
+    one_by_one = together = Snapshot(ALL[name].build(*table.arrays()))
+    course = []
+    for step in range(int(generator.integers(2, 7))):
+        # Rows of a few come and go again and again.
+        rows = generator.permutation(num + 8)[: num // 2] + 2
+        goes = np.isin(rows, list(table.items)) & (generator.random(len(rows)) < 0.6)
+        course.append(Changes.of(rows[~goes], items_of(len(rows), seed=step)[~goes], deleted=rows[goes]))
+        table.change(course[-1])
+        one_by_one = one_by_one.with_changes(course[-1])
+    together = together.with_all(course)
+    assert (together.seen, len(together.index)) == (one_by_one.seen, len(table.items))
+    found, wanted = (exhaustive(own.index).search(items_of(4, seed=1), k=120) for own in (together, one_by_one))
+    np.testing.assert_array_equal(found.rows, wanted.rows)
+    np.testing.assert_array_equal(found.scores, wanted.scores)
+
+
+def test_changes_in_one_go_that_do_not_fit_are_refused():
+    snapshot = Snapshot(FlatBuilder().build(items_of(9), np.arange(9) + 2))
+    gone, back = Changes.of(deleted=np.array([3])), Changes.of(np.array([3]), items_of(1))
+    assert len(snapshot.with_all([gone, back, gone]).index) == 8
+    for course in ([gone, gone], [gone, Changes.of(deleted=np.array([99]))], [gone, back, gone, gone]):
+        with pytest.raises(UnfitChange, match="is to be deleted and is not in the index"):
+            snapshot.with_all(course)
+
+
 @each
 def test_another_tick_reaches_base_and_delta_and_what_is_deleted_stays_so(builder):
     items, queries = items_of(600, tail=0.3), items_of(20, seed=1)

@@ -65,12 +65,15 @@ class ChangeLog:
             )
 
     def new(self) -> Iterator[Changes]:
-        """Those beyond `seen`, in their order, which become seen one by one.
+        """Those beyond `seen`, in their order, which become seen one by one: as many as there are now.
+
+        What others append meanwhile is left for the next time; who followed it would never end behind a fast writer.
 
         Raises:
             UnreadableLog: the file is damaged.
         """
-        while (changes := self._next()) is not None:
+        end = os.fstat(self._file.fileno()).st_size
+        while self._end < end and (changes := self._next()) is not None:
             yield changes
 
     @contextmanager

@@ -6,7 +6,7 @@ merging, and ticks of popularity. Changes come from the log alone, one's own and
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from towers.index.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 FEW_LEFT = 8  # changes that are made again while other changes wait; more are made before
+AT_ONCE = 1024  # changes that one who is behind makes in one go
 
 
 class LiveIndex:
@@ -85,12 +86,12 @@ class LiveIndex:
             made = changes if isinstance(changes, Changes) else changes(self._snapshot)
             changed = self._snapshot.with_changes(made)
             number = self._log.append(made)
-            self._publish(changed, made)
+            self._publish(changed, [made])
         self._merge_if_due()
         return number
 
     def catch_up(self) -> int:
-        """Make the changes that other processes have logged; returns the number of the last. Call it all the time.
+        """Make the changes that other processes have logged by now; returns the last's number. Call it all the time.
 
         Raises:
             UnreadableLog: the log was damaged.
@@ -120,14 +121,23 @@ class LiveIndex:
         self._log.close()
 
     def _follow(self) -> None:
-        for changes in self._log.new():
-            self._publish(self._snapshot.with_changes(changes), changes)
+        some: list[Changes] = []
+        try:
+            for changes in self._log.new():
+                some.append(changes)
+                if len(some) == AT_ONCE:
+                    self._publish(self._snapshot.with_all(some), some)
+                    some = []
+        finally:  # of a log that is damaged further on, what comes before
+            if some:
+                self._publish(self._snapshot.with_all(some), some)
 
-    def _publish(self, snapshot: Snapshot, changes: Changes) -> None:
+    def _publish(self, snapshot: Snapshot, changes: Sequence[Changes]) -> None:
         if self._heard is not None:
-            self._heard(snapshot.seen, changes)
+            for number, own in enumerate(changes, start=self._snapshot.seen + 1):
+                self._heard(number, own)
         if self._since is not None:
-            self._since.append(changes)
+            self._since.extend(changes)
         self._snapshot = snapshot
 
     def _rebuild(self, make: Callable[[Snapshot], Snapshot]) -> None:
@@ -138,11 +148,10 @@ class LiveIndex:
             try:
                 built, made = make(before), 0
                 while len(since) - made > FEW_LEFT:
-                    built, made = built.with_changes(since[made]), made + 1
+                    some = since[made : made + AT_ONCE]
+                    built, made = built.with_all(some), made + len(some)
                 with self._changing:
-                    for changes in since[made:]:
-                        built = built.with_changes(changes)
-                    self._snapshot = built
+                    self._snapshot = built.with_all(since[made:]) if since[made:] else built
             finally:
                 self._since = None
 

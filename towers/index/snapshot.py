@@ -5,6 +5,7 @@ Owns what changes do to a state, which is never written to: a change makes anoth
 
 # Shapes: N queries, D width of the embeddings, R rows of the item table.
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -93,6 +94,34 @@ class Snapshot:
             embeddings, rows = (np.concatenate(own) for own in zip(*items, strict=True))
             delta = FlatBuilder().build(embeddings, rows).parts[0]
         return replace(self, base=replace(self.base, parts=parts[:num_base]), delta=delta, seen=self.seen + 1)
+
+    def with_all(self, changes: Sequence[Changes]) -> Self:
+        """The state after these, one after the other, at the cost of one that does all that they come to.
+
+        Raises:
+            UnfitChange: as for each of them.
+        """
+        if len(changes) == 1:
+            return self.with_changes(changes[0])
+        deleted = np.unique(np.concatenate([own.deleted for own in changes]))
+        is_there = np.zeros(len(deleted), np.bool_)
+        for part in self.index.parts:
+            is_there |= part.places_of(deleted) >= 0
+        first = dict(zip(deleted.tolist(), is_there.tolist(), strict=True))
+        last: dict[int, FloatArray | None] = {}
+        for own in changes:
+            for row in own.deleted.tolist():
+                if last[row] is None if row in last else not first[row]:
+                    raise UnfitChange(f"the item of row {row} is to be deleted and is not in the index")
+                last[row] = None
+            last.update(zip(own.rows.tolist(), own.embeddings, strict=True))
+        kept = {row: embedding for row, embedding in last.items() if embedding is not None}
+        net = Changes.of(
+            np.array(list(kept), np.int64),
+            np.stack(list(kept.values())) if kept else None,
+            deleted=np.array([row for row, own in last.items() if own is None and first[row]], np.int64),
+        )
+        return replace(self.with_changes(net), seen=self.seen + len(changes))
 
     def with_last(self, values: FloatArray) -> Self:
         """As ItemIndex.with_last, values [R]; items beyond R, added since, keep their coordinate."""
