@@ -61,6 +61,7 @@ check: ## What CI checks before the tests: ruff, mypy, imports, lock files; sets
 	.venv/bin/mypy --strict
 	.venv/bin/mypy --strict scripts
 	.venv/bin/mypy --strict triton_models/recommend/1/model.py
+	.venv/bin/mypy --strict triton_models/change_items/1/model.py
 	.venv/bin/mypy --strict triton_models/backends/onnxruntime/model.py
 	.venv/bin/lint-imports --no-logo
 	$(RUN) scripts/check_locks.py
