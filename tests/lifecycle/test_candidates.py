@@ -25,6 +25,7 @@ from ranking.data import RankerLists
 from serving.models import TowerArrays
 from serving.retrieval import RETRIEVERS, SCORES, Stage1
 from towers.index.build import FlatBuilder
+from towers.index.snapshot import Snapshot
 from towers.retrievers.blend import Blend
 from towers.retrievers.fusion import Fusion
 from towers.retrievers.new_items import NewItems
@@ -90,8 +91,10 @@ def stage_one(dataset: Dataset, leave_one_out: RequestProtocol, tmp_path_factory
         new_items=NewItems.none(),
         recommendable=np.arange(len(embeddings)) >= 2,
         statistics=ItemStatistics(ticks_at_ms=np.zeros(1, np.int64), values=statistics),
-        index=FlatBuilder().build(
-            blend.item_embeddings(embeddings, linear, linear, statistics[0])[2:], np.arange(2, len(embeddings))
+        snapshot=Snapshot(
+            FlatBuilder().build(
+                blend.item_embeddings(embeddings, linear, linear, statistics[0])[2:], np.arange(2, len(embeddings))
+            )
         ),
         neighbours=neighbour_tables(dataset, leave_one_out, FOLD),
         fusion=Fusion.unweighted(dict.fromkeys(RETRIEVERS, 12)),

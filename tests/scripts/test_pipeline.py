@@ -247,7 +247,7 @@ def test_another_setting_redoes_its_step_and_those_after_it(
     shutil.copytree(smoke_run / "demo", tmp_path / "demo", symlinks=True)
     kept = [one for one in smoke_settings(smoke_run) if not one.startswith(("run_dir=", "lists="))]
     done = run_script(
-        "run_pipeline", *kept, f"run_dir={tmp_path}/demo", f"lists={tmp_path}/lists", "index=hnsw", "until=evaluate"
+        "run_pipeline", *kept, f"run_dir={tmp_path}/demo", f"lists={tmp_path}/lists", "index=ivf_flat", "until=evaluate"
     )
     assert done.returncode == 0, done.stdout
     assert re.findall(r"(\w+): nothing changed, result is in", done.stdout) == ["prepare_data", "train_towers"]
@@ -258,7 +258,7 @@ def test_another_setting_redoes_its_step_and_those_after_it(
     }
     changed = {name for name, (first, then) in records.items() if first["fingerprint"] != then["fingerprint"]}
     assert changed == {"index", "ranker", "evaluation"}
-    assert records["index"][1]["config"]["index"]["_target_"] == "towers.index.build.HnswBuilder"
+    assert records["index"][1]["config"]["index"]["_target_"] == "towers.index.lists.IvfFlatBuilder"
 
 
 @pytest.mark.slow
