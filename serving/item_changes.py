@@ -7,7 +7,7 @@ another release that shares what did not change. Loaded inside Triton.
 # Shapes: M items added or updated, G that go, B that come back, R rows of the release's own table.
 
 import json
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
@@ -168,8 +168,7 @@ def _check_facts(release: Release, items: ItemArrays) -> None:
 
 
 def _check_distinct(item_ids: Sequence[str]) -> None:
-    seen: set[str] = set()
-    twice = [item_id for item_id in item_ids if item_id in seen or seen.add(item_id)]  # type: ignore[func-returns-value]
+    twice = [item_id for item_id, times in Counter(item_ids).items() if times > 1]
     if twice:
         raise InvalidRequest(
             field="items",

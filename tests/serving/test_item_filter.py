@@ -44,10 +44,6 @@ def opened(release_dir: Path) -> tuple[Pipeline, ReleaseFollower]:
     return Pipeline(release=release, models=models, settings=settings, follower=follower), follower
 
 
-def ids(item_ids: object) -> set[str]:
-    return {str(item_id) for item_id in item_ids}  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize(
     ("only", "passing"),
     [
@@ -74,9 +70,9 @@ def test_candidates_and_answers_are_of_what_passes(
     assert {release.stage1.catalogue.item_id(row) for row in rows.tolist()} == passing
     found = pipeline.recommend(query, k=20, with_candidates=True, only=only)
     for n, history in enumerate(query.history_item_ids):
-        assert ids(found.candidate_ids[n]) == passing - set(history)
+        assert set(found.candidate_ids[n]) == passing - set(history)
         assert len(found.item_ids[n]) == min(20, len(passing - set(history)))
-        assert ids(found.item_ids[n]) <= passing - set(history)
+        assert set(found.item_ids[n]) <= passing - set(history)
     without = pipeline.recommend(query, k=20, with_candidates=True)
     scores = dict(zip(without.candidate_ids[1], without.candidate_scores[1].tolist(), strict=True))
     for item_id, score in zip(found.candidate_ids[1], found.candidate_scores[1].tolist(), strict=True):
@@ -88,7 +84,7 @@ def test_a_filter_follows_changes_of_items(release_dir: Path, query: QueryFeatur
     expected = {f"i{n}" for n in range(0, 300, 2)}
 
     def found(only: ItemFilter = COMEDY) -> set[str]:
-        return ids(pipeline.recommend(query, k=20, with_candidates=True, only=only).candidate_ids[1])
+        return set(pipeline.recommend(query, k=20, with_candidates=True, only=only).candidate_ids[1])
 
     assert found() == expected
     follower.change(ItemChanges(deleted_ids=("i0", "i1")))
