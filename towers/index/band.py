@@ -44,7 +44,7 @@ class HeaviestApart:
 class HeaviestFirst:
     """Scores the heaviest items exactly, and no others, for where norms differ much the largest products are theirs.
 
-    Under a filter it is the heaviest that pass, more of them as fewer do, and all where a quarter or less does. So a
+    Under a filter it is the heaviest that pass, more of them as fewer do, and all where half or less does. So a
     light item is found when it is asked for among few, and else hardly.
 
     Args:

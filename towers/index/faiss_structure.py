@@ -23,8 +23,6 @@ FAISS: Any = faiss  # its stubs lack what is newer
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-# Of a filter that this share or less passes a flat copy is made: exact, and faster than what else holds recall.
-FEW = 0.5
 # A graph's ways lead over items that do not pass, so where fewer pass its embeddings are read one by one.
 NEARLY_ALL_OF_A_GRAPH = 0.98
 # On a GPU Faiss takes no selector. What does not pass is asked for, too, and dropped.
@@ -85,11 +83,6 @@ class FaissStructure:
     def is_exact(self) -> bool:
         """See Structure."""
         return isinstance(self.index, faiss.IndexFlat)
-
-    @property
-    def few(self) -> float:
-        """See Structure."""
-        return FEW
 
     def under(self, passing: Passing) -> "FaissStructure":
         """See Structure."""

@@ -25,6 +25,9 @@ FAISS: Any = faiss  # its stubs lack what is newer
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
+# Of a filter that this share or less passes a flat copy is made: exact, and faster than what else holds recall.
+FEW = 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -86,7 +89,7 @@ class Part:
     def only(self, passes: NDArray[np.bool_]) -> Self:
         """The same items but for those whose place does not pass [P]; a flat copy where few are left."""
         own = Passing.of(passes if self.passing is None else passes & self.passing.mask)
-        if own.share > self.structure.few:
+        if own.share > FEW:
             return replace(self, structure=self.structure.under(own), passing=own)
         flat = FaissStructure.flat(self.embeddings_at(own.places))
         return replace(

@@ -26,7 +26,6 @@ from towers.index.passing import Passing, passing_first
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-FEW = 0.5  # as on a GPU: what does not pass is asked for, too, and dropped
 FEWEST = 16  # entries of a codebook, which wants as many items to learn from
 # What ScaNN calls its files, all that a searcher without embeddings has; what is learned, then what items are.
 LEARNED = {"ah_codebook.pb": "AH_CENTERS", "serialized_partitioner.pb": "PARTITIONER"}
@@ -104,7 +103,6 @@ class ScannStructure:
     searcher: Any
     settings: ScannSettings
     num: int
-    few: float = field(default=FEW, init=False)
     is_exact: bool = field(default=False, init=False)
 
     @classmethod

@@ -41,12 +41,8 @@ class Structure(Protocol):
     def is_exact(self) -> bool:
         """Whether every item is scored by its embedding as it is."""
 
-    @property
-    def few(self) -> float:
-        """Share of items up to which a flat copy is made of those that pass a filter: exact, and faster there."""
-
     def under(self, passing: Passing) -> "Structure":
-        """The same items, made ready for searches under a filter that more than `few` pass; items may go from it."""
+        """The same items, made ready for searches under a filter that most of them pass; items may go from it."""
 
     def search(
         self, queries: FloatArray, num: int, *, k: int, effort: Effort, passing: Passing | None
