@@ -35,7 +35,8 @@ class ItemChanges:
     Attributes:
         items: added, or updated where the release has them.
         deleted_ids: what is recommended no more; its facts stay known, for histories have it.
-        restored_ids: what was deleted and is recommended again, with the facts that it had.
+        restored_ids: what is known and not recommended, for it was deleted or had too few events, and is from now on,
+            with the facts that it had.
     """
 
     items: ItemArrays | None = None
@@ -78,7 +79,12 @@ def index_changes(release: Release, changes: ItemChanges) -> Changes:
     gone = (deleted < FIRST) | ~recommendable[deleted]
     _refuse("deleted_ids", changes.deleted_ids, gone, "are not recommended: they are unknown, or were deleted before")
     lost = (restored < FIRST) | recommendable[restored]
-    _refuse("restored_ids", changes.restored_ids, lost, "were never deleted: send items that are new with their facts")
+    _refuse(
+        "restored_ids",
+        changes.restored_ids,
+        lost,
+        "are recommended, or unknown: send items that are new with their facts",
+    )
     rows = catalogue.rows(item_ids)
     new = rows < FIRST
     rows[new] = len(catalogue) + np.arange(int(new.sum()))

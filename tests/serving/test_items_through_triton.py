@@ -133,7 +133,7 @@ def test_a_change_through_one_server_is_in_the_next_answer_of_every_instance_of_
     [
         (ChangeRequest(), InvalidRequest, "expected something to change"),
         (ChangeRequest(deleted_ids=("nobody",)), InvalidRequest, r"deleted_ids: \['nobody'\] are not recommended"),
-        (ChangeRequest(restored_ids=("i1",)), InvalidRequest, "never deleted"),
+        (ChangeRequest(restored_ids=("i1",)), InvalidRequest, "are recommended, or unknown"),
         (ChangeRequest(deleted_ids=("i1", "i1")), InvalidRequest, "stand twice"),
         (ChangeRequest(items=(facts("a"), facts("a"))), InvalidRequest, "stands twice"),
         (ChangeRequest(items=(facts("i1"),), deleted_ids=("i1",)), InvalidRequest, "stand twice"),

@@ -15,10 +15,11 @@ from features.vocab import FIRST
 from serving.errors import InvalidRequest, ReleaseDamaged
 from serving.follower import ReleaseFollower
 from serving.item_changes import ItemChanges
-from serving.live_items import log_path
+from serving.live_items import LiveItems, log_path
 from serving.models import OnnxModels
 from serving.pipeline import Pipeline
 from serving.release import Release
+from serving.retrieval import BUILDER_FILE
 from serving.settings import PipelineSettings
 from tests.serving.changed_items import adding, items_for
 
@@ -156,8 +157,8 @@ def test_an_added_item_counts_in_histories(release_dir: Path, build_queries: Bui
     [
         (ItemChanges(deleted_ids=("i1", "nobody")), r"deleted_ids: \['nobody'\] are not recommended"),
         (ItemChanges(deleted_ids=("i1", "i1")), "stand twice"),
-        (ItemChanges(restored_ids=("i1",)), r"restored_ids: \['i1'\] were never deleted"),
-        (ItemChanges(restored_ids=("nobody",)), "were never deleted"),
+        (ItemChanges(restored_ids=("i1",)), r"restored_ids: \['i1'\] are recommended, or unknown"),
+        (ItemChanges(restored_ids=("nobody",)), "are recommended, or unknown"),
         (ItemChanges(deleted_ids=("",)), "are not recommended"),
     ],
 )
@@ -180,6 +181,12 @@ def test_facts_of_another_width_are_refused(release_dir: Path, name: str) -> Non
     with pytest.raises(InvalidRequest, match="NaN"):
         follower.change(ItemChanges(items=replace(items, **{name: broken})))
     assert (pipeline.release.changes, pipeline.release.recommends(["new"]).tolist()) == (0, [False])
+
+
+def test_a_file_of_settings_that_names_no_builder_of_ours_stops_whoever_opens(release_dir: Path) -> None:
+    (release_dir / BUILDER_FILE).write_text('{"_target_": "os.system", "command": "true"}')
+    with pytest.raises(ReleaseDamaged, match="expected _target_ to be one of"):
+        LiveItems(Release.open(release_dir, delta=0))
 
 
 def test_all_items_may_be_deleted(release_dir: Path, query: QueryFeatures) -> None:
