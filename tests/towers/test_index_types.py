@@ -25,6 +25,19 @@ LISTS = {
     "ivf_sq8": IvfSq8Builder(lists=4, probes=2, refine=2),
     "ivf_fast_scan": IvfFastScanBuilder(lists=4, probes=2, coordinates_a_code=2, refine=2),
     "fast_scan": IvfFastScanBuilder(lists=1, probes=1, coordinates_a_code=2, refine=2, on_sphere=False),
+    "ivf_rotated": IvfFastScanBuilder(
+        lists=4,
+        probes=2,
+        coordinates_a_code=1,
+        refine=1.5,
+        on_sphere=False,
+        of_residuals=True,
+        principal_share=0.5,
+        rotated=True,
+    ),
+    "principal on the sphere": IvfFastScanBuilder(
+        lists=4, probes=2, coordinates_a_code=2, refine=2, principal_share=0.7
+    ),
     "heaviest apart": HeaviestApart(share=0.1, builder=IvfSq8Builder(lists=4, probes=2, refine=2)),
 }
 TYPES: dict[str, IndexBuilder] = {

@@ -21,7 +21,7 @@ class Effort:
 
     lists: int | None = None
     beam: int | None = None
-    refine: int | None = None
+    refine: float | None = None
     scanned: int | None = None
 
     def __post_init__(self) -> None:

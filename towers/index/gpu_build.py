@@ -72,7 +72,7 @@ class IvfPqBuilder:
         refine: candidates scored again, a multiple of k.
     """
 
-    def __init__(self, *, lists: int, probes: int, coordinates_a_code: int, refine: int) -> None:
+    def __init__(self, *, lists: int, probes: int, coordinates_a_code: int, refine: float) -> None:
         self.lists = lists
         self.coordinates_a_code = coordinates_a_code
         self.effort = Effort(lists=probes, refine=refine)

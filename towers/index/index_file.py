@@ -35,8 +35,9 @@ def write_parts(path: Path, parts: Sequence[Part]) -> None:
         common = {"width": part.width, "effort": asdict(part.effort), "radius": part.radius}
         settings.append({**common, "stored": part.stored is not None, **own})
         arrays |= {f"{place}.rows": part.rows, **{f"{place}.{name}": array for name, array in members.items()}}
-        if part.stored is not None:
-            arrays[f"{place}.stored"] = part.stored
+        for name, array in (("stored", part.stored), ("axes", part.axes)):
+            if array is not None:
+                arrays[f"{place}.{name}"] = array
     document = np.array(json.dumps({"format": FORMAT, "parts": settings}))
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
@@ -92,15 +93,19 @@ def _read_part(arrays: Any, place: int, settings: dict[str, Any]) -> Part:
     structure = _read_structure(arrays, place, settings)
     rows = arrays[f"{place}.rows"]
     stored: NDArray[np.float32] | None = arrays[f"{place}.stored"] if settings["stored"] else None
+    axes: NDArray[np.float32] | None = arrays[name] if (name := f"{place}.axes") in arrays else None
     width = int(settings["width"])
     if len(rows) != structure.num or (stored is not None and stored.shape != (len(rows), width)):
         raise ValueError(f"part {place} has {len(rows)} rows and {structure.num} items")
+    if axes is not None and (axes.ndim != 2 or axes.shape[1] != structure.width):
+        raise ValueError(f"part {place} has axes {axes.shape} and a structure of width {structure.width}")
     return Part(
         rows=rows,
         structure=structure,
         width=width,
         effort=Effort(**settings["effort"]),
         radius=settings["radius"],
+        axes=axes,
         stored=stored,
     )
 

@@ -9,17 +9,20 @@ does by itself. Scores within a list are products either way.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from math import ceil
 from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from towers.index.build import checked
+from towers.errors import UnfitPieces
+from towers.index.build import DECODED_AT_ONCE, checked
 from towers.index.effort import Effort
 from towers.index.faiss_structure import FaissStructure
-from towers.index.norms import norms
+from towers.index.norms import norms, placed
 from towers.index.part import Part
+from towers.index.principal import principal_axes
 from towers.index.search import ItemIndex
 
 FloatArray = NDArray[np.float32]
@@ -42,6 +45,8 @@ def build_lists(
     effort: Effort,
     on_sphere: bool,
     multiple: int = 1,
+    principal_share: float = 1.0,
+    rotated: bool = False,
     centroids_a_code: int = 16,
 ) -> ItemIndex:
     """An index of one part with inverted lists.
@@ -54,11 +59,22 @@ def build_lists(
         effort: of a search; with `refine` the embeddings are stored.
         on_sphere: whether lists are chosen by distance on the sphere.
         multiple: that W is made to be.
+        principal_share: of the coordinates, that the structure has of an item along principal axes (principal.py); 1:
+            coordinates as they are.
+        rotated: whether principal axes are.
         centroids_a_code: of a codebook, which wants as many items to learn from.
     """
     embeddings, rows = checked(embeddings, rows)
-    width = embeddings.shape[1] + on_sphere
+    whole_width = embeddings.shape[1] + on_sphere
+    width = whole_width if principal_share == 1 else ceil(principal_share * embeddings.shape[1])
     width += -width % multiple
+    radius = max(float(norms(own).max()) for own in _chunks(embeddings)) if on_sphere else None
+    most = max(MOST_SHOWN, MOST_A_LIST * lists)
+    shown = embeddings[:: -(-len(embeddings) // most)]  # all, where there are no more
+    axes = None
+    if principal_share < 1:
+        whole = placed(shown, radius=radius, width=max(width, whole_width))
+        axes = principal_axes(whole, num=width, rotated=rotated)
     structure = structure_of(
         faiss.IndexFlatL2(width) if on_sphere else faiss.IndexFlatIP(width),
         width,
@@ -70,11 +86,10 @@ def build_lists(
         structure=FaissStructure(structure),
         width=embeddings.shape[1],
         effort=effort,
-        radius=max(float(norms(own).max()) for own in _chunks(embeddings)) if on_sphere else None,
+        radius=radius,
+        axes=axes,
         stored=None if effort.refine is None else embeddings,
     )
-    most = max(MOST_SHOWN, MOST_A_LIST * structure.nlist)
-    shown = embeddings[:: -(-len(embeddings) // most)]  # all, where there are no more
     # Fewer items than a codebook has entries are shown several times.
     structure.train(np.resize(part.placed(shown), (max(len(shown), centroids_a_code), width)))
     for own in _chunks(embeddings):
@@ -91,6 +106,8 @@ class _ListsBuilder(ABC):
     """What the builders below share: all but what a list keeps of an item."""
 
     multiple = 1  # that the structure's width is made to be
+    principal_share = 1.0
+    rotated = False
 
     def __init__(self, *, lists: int, effort: Effort, on_sphere: bool) -> None:
         self.lists = lists
@@ -111,6 +128,8 @@ class _ListsBuilder(ABC):
             effort=self.effort,
             on_sphere=self.on_sphere,
             multiple=self.multiple,
+            principal_share=self.principal_share,
+            rotated=self.rotated,
         )
 
 
@@ -142,13 +161,15 @@ class IvfSq8Builder(_ListsBuilder):
         on_sphere: see this module.
     """
 
-    def __init__(self, *, lists: int, probes: int, refine: int | None, on_sphere: bool = True) -> None:
+    multiple = DECODED_AT_ONCE
+
+    def __init__(self, *, lists: int, probes: int, refine: float | None, on_sphere: bool = True) -> None:
         super().__init__(lists=lists, effort=Effort(lists=probes, refine=refine), on_sphere=on_sphere)
 
     def structure_of(self, quantiser: faiss.Index, width: int, lists: int) -> Any:
         """See _ListsBuilder."""
         bits = faiss.ScalarQuantizer.QT_8bit
-        # Not of residuals: Faiss adds the distance to the centroid to their products, and here that is no product.
+        # Not of residuals: to their products Faiss adds the centroid's distance, which on the sphere is no product.
         return faiss.IndexIVFScalarQuantizer(quantiser, width, lists, bits, faiss.METRIC_INNER_PRODUCT, False)
 
 
@@ -161,20 +182,47 @@ class IvfFastScanBuilder(_ListsBuilder):
         coordinates_a_code: coordinates that share 4 bits.
         refine: candidates scored again, a multiple of k.
         on_sphere: see this module.
+        of_residuals: whether codes say where an item stands from its list's centroid, more exactly than from 0; for
+            lists that are chosen by product.
+        principal_share: of the coordinates, in (0, 1], that lists and codes know of an item along principal axes
+            (principal.py); 1: all, as they are.
+        rotated: whether principal axes are, at random.
+
+    Raises:
+        UnfitPieces: there is no such share, or codes are to be of residuals on the sphere, or axes rotated that are
+            not principal.
 
     Source: André et al., TPAMI 2021, "Quicker ADC".
     """
 
     def __init__(
-        self, *, lists: int, probes: int, coordinates_a_code: int, refine: int, on_sphere: bool = True
+        self,
+        *,
+        lists: int,
+        probes: int,
+        coordinates_a_code: int,
+        refine: float,
+        on_sphere: bool = True,
+        of_residuals: bool = False,
+        principal_share: float = 1.0,
+        rotated: bool = False,
     ) -> None:
         super().__init__(lists=lists, effort=Effort(lists=probes, refine=refine), on_sphere=on_sphere)
+        if not 0 < principal_share <= 1:
+            raise UnfitPieces(f"expected a share of the coordinates in (0, 1]; got principal_share={principal_share}")
+        if of_residuals and on_sphere:
+            raise UnfitPieces("codes of residuals are for lists that are chosen by product; give on_sphere=false")
+        if rotated and principal_share == 1:
+            raise UnfitPieces("principal axes are rotated, and all coordinates are not; give principal_share below 1")
         self.multiple = coordinates_a_code
+        self.of_residuals = of_residuals
+        self.principal_share = principal_share
+        self.rotated = rotated
 
     def structure_of(self, quantiser: faiss.Index, width: int, lists: int) -> Any:
         """See _ListsBuilder."""
         codes = width // self.multiple
         structure = faiss.IndexIVFPQFastScan(quantiser, width, lists, codes, 4, faiss.METRIC_INNER_PRODUCT)
-        structure.by_residual = False  # as for IvfSq8Builder
+        structure.by_residual = self.of_residuals
         structure.implem = ONE_QUERY_AT_A_TIME
         return structure

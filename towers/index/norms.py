@@ -32,6 +32,11 @@ def on_sphere(embeddings: FloatArray, *, radius: float, width: int) -> FloatArra
     return placed
 
 
+def placed(embeddings: FloatArray, *, radius: float | None, width: int) -> FloatArray:
+    """Items on a sphere, or as they are and zeros where there is none: [P, D] -> [P, W]."""
+    return padded(embeddings, width=width) if radius is None else on_sphere(embeddings, radius=radius, width=width)
+
+
 def padded(embeddings: FloatArray, *, width: int) -> FloatArray:
     """With zeros up to the width of a structure: [P, D] -> [P, W]; of a query they add nothing to any product."""
     if embeddings.shape[1] == width:

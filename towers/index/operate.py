@@ -21,7 +21,7 @@ from towers.index.search import ItemIndex
 
 FloatArray = NDArray[np.float32]
 
-REFINES = (1, 2, 4, 8, 16)
+REFINES = (1, 1.4, 2, 4, 8, 16)
 FIRST_LISTS = 8
 LARGEST_BEAM = 4096
 SWEEP_STEP = 2**0.5
@@ -151,7 +151,7 @@ class Efforts:
         low = 1.0 if index.is_exact else lower_bound(recalls, k=self.held_out.k)
         return Reached(effort, recall=float(recalls.mean()), low=low, at_once_ms=ms)
 
-    def _bisected(self, refine: int | None) -> list[Reached]:
+    def _bisected(self, refine: float | None) -> list[Reached]:
         """What was tried on the way to the least lists or beam that reach the target, these last if there are any.
 
         From few on they are doubled, then the last step is divided, until what is left differs by less than NEAR.
@@ -181,7 +181,7 @@ class Efforts:
         largest = LARGEST_BEAM if self.index.effort.beam is not None else len(self.index)
         return least, max(least, min(largest, len(self.index)))
 
-    def _effort(self, amount: int, refine: int | None) -> Effort:
+    def _effort(self, amount: int, refine: float | None) -> Effort:
         name = next(name for name in self.index.effort.names if name != "refine")
         return replace(Effort(**{name: amount}), refine=refine)
 

@@ -9,6 +9,7 @@ which items a search passes over. An index is of one part or of several (search.
 import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import ceil
 from typing import Any, Self
 
 import faiss
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from towers.index.effort import Effort
 from towers.index.faiss_structure import FaissStructure
-from towers.index.norms import on_sphere, padded
+from towers.index.norms import padded, placed
 from towers.index.passing import Passing
 from towers.index.structure import Structure
 
@@ -39,6 +40,8 @@ class Part:
         width: D.
         effort: of a search.
         radius: of the sphere that items of this structure lie on (norms.py); None: they are in it as they are.
+        axes: [S, W] that items, put on the sphere and padded to S, and queries are turned by (principal.py); None: S is
+            W, and nothing is turned.
         stored: [P, D] what found items are scored by; None: the structure's own scores are the result.
         passing: places that may be found; None: all.
     """
@@ -48,6 +51,7 @@ class Part:
     width: int
     effort: Effort = field(default_factory=Effort)
     radius: float | None = None
+    axes: FloatArray | None = None
     stored: FloatArray | None = None
     passing: Passing | None = None
 
@@ -68,21 +72,22 @@ class Part:
 
     @property
     def num_bytes(self) -> int:
-        """Of memory: rows, structure and stored embeddings."""
-        stored = 0 if self.stored is None else self.stored.nbytes
-        return int(self.rows.nbytes + self.structure.num_bytes + stored)
+        """Of memory: rows, structure, axes and stored embeddings."""
+        arrays = sum(own.nbytes for own in (self.rows, self.axes, self.stored) if own is not None)
+        return int(arrays + self.structure.num_bytes)
 
     def find(self, queries: FloatArray, *, k: int) -> tuple[FloatArray, IntArray]:
-        """Scores and ItemRows [N, k or fewer] for queries [N, D], in no order if stored; row -1 where there is none."""
-        num = k if self.stored is None else min(k * (self.effort.refine or 1), self.num)
+        """Scores and ItemRows [N, k or fewer] for queries [N, D], best first; row -1 where there is none."""
+        num = k if self.stored is None else min(ceil(k * (self.effort.refine or 1)), self.num)
         if self.num == 0:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        placed = padded(queries, width=self.structure.width)
-        scores, places = self.structure.search(placed, num, k=k, effort=self.effort, passing=self.passing)
+        turned = self._turned(padded(queries, width=self._padded_width))
+        scores, places = self.structure.search(turned, num, k=k, effort=self.effort, passing=self.passing)
         if self.stored is not None:
             _fill(places, passing=self.passing)
             pointers = [FAISS.swig_ptr(array) for array in (scores, queries, self.stored, places)]
             FAISS.fvec_inner_products_by_idx(*pointers, self.width, *places.shape)
+            scores, places = best_first(scores, places, k=k)
             return scores, self.rows[places]
         return scores, np.where(places < 0, -1, self.rows[places])
 
@@ -93,7 +98,14 @@ class Part:
             return replace(self, structure=self.structure.under(own), passing=own)
         flat = FaissStructure.flat(self.embeddings_at(own.places))
         return replace(
-            self, rows=self.rows[own.places], structure=flat, effort=Effort(), radius=None, stored=None, passing=None
+            self,
+            rows=self.rows[own.places],
+            structure=flat,
+            effort=Effort(),
+            radius=None,
+            axes=None,
+            stored=None,
+            passing=None,
         )
 
     def without(self, places: IntArray) -> Self:
@@ -153,9 +165,22 @@ class Part:
 
     def placed(self, embeddings: FloatArray) -> FloatArray:
         """As they enter the structure, [P, D] -> [P, W]."""
-        if self.radius is None:
-            return padded(embeddings, width=self.structure.width)
-        return on_sphere(embeddings, radius=self.radius, width=self.structure.width)
+        return self._turned(placed(embeddings, radius=self.radius, width=self._padded_width))
+
+    @property
+    def _padded_width(self) -> int:
+        return self.structure.width if self.axes is None else len(self.axes)
+
+    def _turned(self, padded_ones: FloatArray) -> FloatArray:
+        return padded_ones if self.axes is None else padded_ones @ self.axes
+
+
+def best_first(scores: FloatArray, found: IntArray, *, k: int) -> tuple[FloatArray, IntArray]:
+    """The k highest scores of [N, C], and what they belong to: [N, k], or [N, C] in order if there are fewer."""
+    order = (-scores).argsort(axis=1, kind="stable")[:, :k]
+    if len(scores) > 1:
+        order += np.arange(len(scores))[:, None] * scores.shape[1]
+    return scores.take(order), found.take(order)  # of all as one row: quicker than by two axes
 
 
 def _fill(places: IntArray, *, passing: Passing | None) -> None:

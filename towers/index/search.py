@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from towers.errors import UnfitPieces
 from towers.index.effort import Effort
 from towers.index.index_file import read_parts, write_parts
-from towers.index.part import Part
+from towers.index.part import Part, best_first
 
 NO_RESULT = 0  # the padding row: a list of fewer than k items is filled up with it
 
@@ -158,10 +158,13 @@ class ItemIndex:
         scores, rows = (
             found[0] if len(found) == 1 else (np.concatenate(own, axis=1) for own in zip(*found, strict=True))
         )
-        if len(self.parts) > 1 or self.parts[0].stored is not None or scores.shape[1] < k:
-            scores, rows = _best(scores, rows, k=k)
-        missing = rows < 0
-        if missing.any():  # seldom, and two more passes cost as much as a short search
+        if len(found) > 1:
+            scores, rows = best_first(np.where(rows < 0, -np.inf, scores), rows, k=k)
+        if scores.shape[1] < k:
+            lacking = ((0, 0), (0, k - scores.shape[1]))
+            scores, rows = np.pad(scores, lacking), np.pad(rows, lacking, constant_values=-1)
+        if rows[:, -1].min(initial=0) < 0:  # seldom, and two more passes cost as much as a short search
+            missing = rows < 0
             rows, scores = np.where(missing, NO_RESULT, rows), np.where(missing, -np.inf, scores)
         return SearchResult(rows=rows, scores=scores)
 
@@ -178,20 +181,3 @@ def check_filter(allowed: NDArray[np.bool_], parts: tuple[Part, ...]) -> None:
             f"expected a filter of bool [R] by ItemRow, R at least {longest + 1}; "
             f"got {allowed.dtype} {list(allowed.shape)}"
         )
-
-
-def _best(
-    scores: NDArray[np.float32], rows: NDArray[np.int64], *, k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """[N, C] -> [N, k], best first; row -1 last, and where there are fewer."""
-    key = -scores
-    missing = rows < 0
-    if missing.any():
-        key[missing] = np.inf
-    order = key.argsort(axis=1, kind="stable")[:, :k]
-    queries = np.arange(len(scores))[:, None]
-    scores, rows = scores[queries, order], rows[queries, order]
-    if order.shape[1] == k:
-        return scores, rows
-    lacking = ((0, 0), (0, k - order.shape[1]))  # np.pad costs as much as a search of short lists
-    return np.pad(scores, lacking), np.pad(rows, lacking, constant_values=-1)
