@@ -124,10 +124,11 @@ def test_a_rotation_of_all_coordinates_is_refused():
         builder(rotated=True)
 
 
-def test_a_file_whose_axes_do_not_fit_is_refused(tmp_path):
+@pytest.mark.parametrize("shape", [(24, 7), (23, 12), (24,)])
+def test_a_file_whose_axes_do_not_fit_is_refused(shape, tmp_path):
     builder(principal_share=0.5).build(flat_cloud(200), np.arange(200) + 1).write(tmp_path / "index.npz")
     with np.load(tmp_path / "index.npz") as arrays:
-        changed = {**arrays, "0.axes": np.zeros((24, 7), np.float32)}
+        changed = {**arrays, "0.axes": np.zeros(shape, np.float32)}
     np.savez(tmp_path / "index.npz", **changed)
-    with pytest.raises(UnreadableIndex, match=r"axes .* and a structure of width 12"):
+    with pytest.raises(UnreadableIndex, match=r"has axes .* from 24 to 12 coordinates"):
         read_parts(tmp_path / "index.npz")

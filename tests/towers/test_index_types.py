@@ -249,8 +249,21 @@ def test_an_effort_of_other_settings_is_refused():
         UnfitPieces, match=r"by Effort\(lists=2, beam=None, refine=2, scanned=None\); got Effort\(lists=None, beam=7"
     ):
         index.with_effort(Effort(beam=7))
-    with pytest.raises(UnfitPieces, match="expected lists of at least 1; got 0"):
-        Effort(lists=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"lists": 0}, "lists .*; got 0"), ({"refine": 0.5}, "refine .* 0.5"), ({"refine": np.inf}, "refine .* inf")],
+)
+def test_an_effort_that_reads_nothing_or_without_end_is_refused(given, said):
+    with pytest.raises(UnfitPieces, match=f"expected {said}"):
+        Effort(**given)
+
+
+def test_scalar_quantisers_have_a_width_that_faiss_decodes_at_once():
+    for builder in (FlatBuilder(half=True), LISTS["ivf_sq8"]):
+        index = builder.build(items_of(50), np.arange(50) + 2)
+        assert (index.width, index.parts[0].structure.width) == (9, 16)
 
 
 def test_half_precision_scores_by_rounded_embeddings():

@@ -4,6 +4,7 @@ Owns the settings that need no rebuilding, whatever the type of the index; what 
 """
 
 from dataclasses import asdict, dataclass
+from math import inf
 
 from towers.errors import UnfitPieces
 
@@ -27,8 +28,8 @@ class Effort:
     def __post_init__(self) -> None:
         """Refuse what reads nothing."""
         for name, value in asdict(self).items():
-            if value is not None and value < 1:
-                raise UnfitPieces(f"expected {name} of at least 1; got {value}")
+            if value is not None and not 1 <= value < inf:
+                raise UnfitPieces(f"expected {name} of at least 1, and finite; got {value}")
 
     @property
     def names(self) -> tuple[str, ...]:

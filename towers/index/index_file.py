@@ -97,8 +97,8 @@ def _read_part(arrays: Any, place: int, settings: dict[str, Any]) -> Part:
     width = int(settings["width"])
     if len(rows) != structure.num or (stored is not None and stored.shape != (len(rows), width)):
         raise ValueError(f"part {place} has {len(rows)} rows and {structure.num} items")
-    if axes is not None and (axes.ndim != 2 or axes.shape[1] != structure.width):
-        raise ValueError(f"part {place} has axes {axes.shape} and a structure of width {structure.width}")
+    if axes is not None and (axes.ndim != 2 or len(axes) < width or axes.shape[1] != structure.width):
+        raise ValueError(f"part {place} has axes {axes.shape} from {width} to {structure.width} coordinates")
     return Part(
         rows=rows,
         structure=structure,
