@@ -65,6 +65,15 @@ class ItemChanger:
             ItemChanges(items=items, deleted_ids=request.deleted_ids, restored_ids=request.restored_ids)
         )
 
+    @property
+    def release(self) -> Release:
+        """With all changes until now."""
+        return self._follower.release
+
+    def begin(self, *, follows: str) -> int:
+        """Log that the release has taken over another one's changes; "": that there was none. Returns the number."""
+        return self._follower.change(ItemChanges(follows=follows))
+
     def close(self) -> None:
         """End what runs beside."""
         self._follower.close()

@@ -56,6 +56,7 @@ class ReleaseFollower:
 
         Raises:
             InvalidRequest: the changes do not fit; nothing was changed.
+            ServerUnavailable: another release has taken over; nothing was changed.
             ReleaseDamaged: the log cannot be read.
             OSError: the log could not be written; nothing was changed that survives.
         """

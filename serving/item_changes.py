@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from features.transforms import ItemInputs
 from features.vocab import FIRST
-from serving.errors import InvalidRequest, ReleaseDamaged
+from serving.errors import InvalidRequest, ReleaseDamaged, ServerUnavailable
 from serving.grown import grown
 from serving.item_arrays import ItemArrays
 from serving.release import Release
@@ -26,6 +26,7 @@ from towers.index.changes import Changes
 IntArray = NDArray[np.int64]
 
 NAMED = 5  # items that a message names
+_IDS = ("deleted_ids", "restored_ids", "follows", "followed_by")
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,21 @@ class ItemChanges:
         deleted_ids: what is recommended no more; its facts stay known, for histories have it.
         restored_ids: what is known and not recommended, for it was deleted or had too few events, and is from now on,
             with the facts that it had.
+        follows: id of the release whose changes were taken over before this, "" where there was none; None: says
+            nothing.
+        followed_by: id of the release that takes over what was changed until this; None: says nothing. No change
+            comes after it.
     """
 
     items: ItemArrays | None = None
     deleted_ids: tuple[str, ...] = ()
     restored_ids: tuple[str, ...] = ()
+    follows: str | None = None
+    followed_by: str | None = None
 
     def to_bytes(self) -> bytes:
         """For a log: a line of JSON with the ids, then the items."""
-        ids = {"deleted_ids": self.deleted_ids, "restored_ids": self.restored_ids}
+        ids = {name: getattr(self, name) for name in _IDS}
         return json.dumps(ids).encode() + b"\n" + (b"" if self.items is None else self.items.to_bytes())
 
     @classmethod
@@ -59,11 +66,12 @@ class ItemChanges:
         try:
             ids = json.loads(head)
             deleted_ids, restored_ids = tuple(ids["deleted_ids"]), tuple(ids["restored_ids"])
+            follows, followed_by = ids.get("follows"), ids.get("followed_by")
         except (ValueError, KeyError, TypeError) as error:
             raise ReleaseDamaged(
                 f"a logged change is none of this version ({type(error).__name__}: {error}); begin another log"
             ) from error
-        return cls(ItemArrays.from_bytes(items) if items else None, deleted_ids, restored_ids)
+        return cls(ItemArrays.from_bytes(items) if items else None, deleted_ids, restored_ids, follows, followed_by)
 
 
 def index_changes(release: Release, changes: ItemChanges) -> Changes:
@@ -71,7 +79,13 @@ def index_changes(release: Release, changes: ItemChanges) -> Changes:
 
     Raises:
         InvalidRequest: an item stands twice, is to go or to come back and cannot, or arrays are of other widths.
+        ServerUnavailable: another release has taken over.
     """
+    if release.followed_by is not None:
+        raise ServerUnavailable(
+            f"release {release.release_id} takes no more changes, for {release.followed_by} follows it: start this "
+            "server again, which opens that one, and send the change then"
+        )
     item_ids = changes.items.item_ids if changes.items is not None else ()
     _check_distinct([*item_ids, *changes.deleted_ids, *changes.restored_ids])
     catalogue, recommendable = release.stage1.catalogue, release.stage1.recommendable
@@ -110,10 +124,12 @@ def with_changes(release: Release, changes: Changes) -> Release:
         ReleaseDamaged: the change brings no items of this version.
         ValueError: its arrays are of other widths than the release's.
     """
-    items = ItemChanges.from_bytes(changes.notes).items
-    if items is not None:
+    told = ItemChanges.from_bytes(changes.notes)
+    if told.items is not None:
         # What is added or updated comes first, then what only comes back.
-        release = _with_items(release, changes.rows[: len(items)], items)
+        release = _with_items(release, changes.rows[: len(told.items)], told.items)
+    if told.followed_by is not None:
+        release = replace(release, followed_by=told.followed_by)
     recommendable = np.zeros(len(release.stage1.catalogue), dtype=np.bool_)
     recommendable[: len(release.stage1.recommendable)] = release.stage1.recommendable
     recommendable[changes.rows] = True

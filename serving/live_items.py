@@ -5,8 +5,8 @@ towers/index/live.py's, what a change does to tables item_changes.py's. Loaded i
 
     <release>.deltas/<release id>/changes.log
 
-A log lives as long as its release: whoever opens the release makes all of its changes again, and one that is exported
-anew begins without any.
+A log lives as long as its release: whoever opens the release makes all of its changes again. It ends when another
+release that is published in the same place takes over (carried_changes.py).
 """
 
 import logging
@@ -97,6 +97,7 @@ class LiveItems:
 
         Raises:
             InvalidRequest: they do not fit; nothing was changed.
+            ServerUnavailable: another release has taken over; nothing was changed.
             OSError: the log could not be written.
         """
 

@@ -44,6 +44,7 @@ class Release:
         calibration: which probability a score of the ranker stands for; None where it has none.
         delta: number of the delta whose item aggregates it has; 0 as built.
         changes: number of the last change of items that it has (live_items.py); 0 as built.
+        followed_by: id of the release that has taken its changes over; it takes none any more.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Release:
     calibration: Calibration | None = None
     delta: int = 0
     changes: int = 0
+    followed_by: str | None = None
 
     @classmethod
     def open(cls, path: Path, *, delta: int | None = None) -> "Release":

@@ -9,7 +9,7 @@ import pytest
 
 from serving.carried_changes import carry_changes
 from serving.change_items import ItemChanger
-from serving.errors import ReleaseDamaged
+from serving.errors import ReleaseDamaged, ServerUnavailable
 from serving.follower import ReleaseFollower
 from serving.item_wire import ChangeRequest, ItemFacts
 from serving.live_items import log_path
@@ -76,7 +76,58 @@ def test_the_last_word_on_every_item_is_carried_over_once(release_dir: Path) -> 
 
 def test_without_changes_before_there_is_nothing_to_carry(release_dir: Path) -> None:
     assert carry_changes(release_dir) == 0
-    assert not log_path(Release.open(release_dir)).exists()
+    release = ReleaseFollower(Release.open(release_dir)).release
+    assert (release.changes, there(release_dir)) == (1, {f"i{n}" for n in range(300)})
+    assert carry_changes(release_dir) == 0
+    assert ReleaseFollower(Release.open(release_dir)).release.changes == 1
+
+
+def test_what_is_changed_after_another_release_took_over_is_refused_and_never_lost(release_dir: Path) -> None:
+    carry_changes(release_dir)
+    former = ItemChanger.open(release_dir)  # a server that goes on
+    former.apply(ChangeRequest(deleted_ids=("i1",)))
+    former_id = former.release.release_id
+    exported_anew(release_dir)
+    former.apply(ChangeRequest(deleted_ids=("i2",), items=(facts("new"),)))
+    assert carry_changes(release_dir) == 3
+    for request in (ChangeRequest(deleted_ids=("i3",)), ChangeRequest(items=(facts("newer"),))):
+        with pytest.raises(ServerUnavailable, match=rf"release {former_id} takes no more changes, for \w+ follows it"):
+            former.apply(request)
+    numbers = former.release.changes
+    former.close()
+    assert numbers == 4  # begun, two changes, ended
+    assert there(release_dir) == {f"i{n}" for n in range(300)} - {"i1", "i2"} | {"new"}
+    assert carry_changes(release_dir) == 0
+    change(release_dir, ChangeRequest(restored_ids=("i2",)))
+    assert there(release_dir) == {f"i{n}" for n in range(300)} - {"i1"} | {"new"}
+
+
+def test_a_release_without_changes_is_ended_too(release_dir: Path) -> None:
+    carry_changes(release_dir)
+    former = ItemChanger.open(release_dir)
+    exported_anew(release_dir)
+    assert carry_changes(release_dir) == 0
+    with pytest.raises(ServerUnavailable, match="start this server again"):
+        former.apply(ChangeRequest(deleted_ids=("i3",)))
+    former.close()
+
+
+def test_taking_over_that_was_broken_off_is_finished(release_dir: Path) -> None:
+    carry_changes(release_dir)
+    change(release_dir, ChangeRequest(deleted_ids=("i1", "i2"), items=(facts("new 1"), facts("new 2"))))
+    before = there(release_dir)
+    exported_anew(release_dir)
+    # Of a publish that ended in its midst there are some changes, and no word that they are all.
+    change(release_dir, ChangeRequest(deleted_ids=("i2",), items=(facts("new 2"),)))
+    assert carry_changes(release_dir) == 2
+    assert there(release_dir) == before
+    # And where it was never finished, by the release after it.
+    change(release_dir, ChangeRequest(deleted_ids=("i3",)))
+    exported_anew(release_dir)
+    change(release_dir, ChangeRequest(deleted_ids=("i1",)))
+    exported_anew(release_dir, without=("i9",))
+    assert carry_changes(release_dir) == 5
+    assert there(release_dir) == before - {"i3", "i9"}
 
 
 def test_a_damaged_log_of_before_stops_the_release(release_dir: Path) -> None:

@@ -15,8 +15,9 @@ import pytest
 from features.transforms import QueryFeatures
 from serving import item_wire
 from serving.answers import Answer
+from serving.carried_changes import carry_changes
 from serving.client import RecommendClient
-from serving.errors import InvalidRequest, ServingError, SpecMismatch
+from serving.errors import InvalidRequest, ServerUnavailable, ServingError, SpecMismatch
 from serving.item_filter import ItemFilter
 from serving.item_wire import ChangeRequest, ItemFacts
 from serving.items_client import ItemsClient
@@ -26,6 +27,7 @@ from serving.release import Release
 from serving.settings import Instances, TritonSettings
 from serving.triton import TritonServer
 from serving.wire import Tensors
+from tests.serving.test_carried_changes import exported_anew
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -216,3 +218,24 @@ def test_a_server_that_is_killed_loses_no_acknowledged_change_and_the_other_goes
     for answer in ask_often(servers[1], query, spec_hash=spec_hash):
         assert answer.changes == number
         assert not set(acknowledged) & there(answer)
+
+
+def test_servers_of_a_release_that_another_one_follows_answer_and_refuse_changes_until_they_are_started_again(
+    servers: list[TritonServer], release_dir: Path, query: QueryFeatures, spec_hash: str, tmp_path: Path
+) -> None:
+    number = change(servers[0], ChangeRequest(items=(facts("late"),), deleted_ids=("i20",)), spec_hash=spec_hash)
+    before = there(ask_often(servers[1], query, spec_hash=spec_hash, num=1)[0])
+    exported_anew(Path(shutil.copytree(release_dir, tmp_path / "next")))
+    release_dir.rename(tmp_path / "former")
+    (tmp_path / "next").rename(release_dir)
+    carry_changes(release_dir)
+    for server in servers:
+        with pytest.raises(ServerUnavailable, match=r"takes no more changes, for \w+ follows it: start this server"):
+            change(server, ChangeRequest(deleted_ids=("i21",)), spec_hash=spec_hash)
+        for answer in ask_often(server, query, spec_hash=spec_hash):
+            assert (answer.changes, there(answer)) == (number + 1, before)
+    servers[0].stop()
+    servers[0].start()
+    change(servers[0], ChangeRequest(deleted_ids=("i21",)), spec_hash=spec_hash)
+    for answer in ask_often(servers[0], query, spec_hash=spec_hash):
+        assert there(answer) == before - {"i21"}

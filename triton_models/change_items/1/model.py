@@ -13,7 +13,7 @@ import triton_python_backend_utils as pb_utils
 
 from serving import item_wire
 from serving.change_items import ItemChanger
-from serving.errors import InvalidRequest, RequestFailed, ServingError
+from serving.errors import InvalidRequest, RequestFailed, ServerUnavailable, ServingError
 
 if int(np.__version__.split(".")[0]) >= 2:
     # Release 24.10's stub takes numpy 2 arrays for other data without a word (docs/decisions/0001-two-environments.md).
@@ -45,6 +45,8 @@ class TritonPythonModel:
             found = self.changer.change(tensors)
         except InvalidRequest as error:
             return _failure(error, pb_utils.TritonError.INVALID_ARG)
+        except ServerUnavailable as error:
+            return _failure(error, pb_utils.TritonError.UNAVAILABLE)
         except ServingError as error:
             return _failure(error, pb_utils.TritonError.INTERNAL)
         except Exception as error:  # whatever breaks inside must reach the caller and not end the process
