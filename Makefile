@@ -21,7 +21,8 @@ ARGS ?=
 RUN := .venv/bin/python
 # One thread a library: two torch threads on busy cores are five times slower than one, and tests start processes.
 TEST_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
-# Processes that share the tests, file by file (0: this one alone). What is made once a session is made once in each.
+# Processes that share the tests, file by file (0: this one alone). What is made once a session is made once in each, but for
+# the run that many files look at (tests/conftest.py).
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile
 # Waiting threads sleep rather than spin, so that training and a server can share two cores.

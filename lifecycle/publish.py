@@ -1,7 +1,7 @@
 """Step publish: make an exported release the one that serves.
 
-Owns the order: the queries' features first, then Triton's model repository, then the registry's alias, so that whoever
-follows the alias finds the rest in place.
+Owns the order: the queries' features first, then Triton's model repository, then the changes of items that the former
+release had, then the registry's alias, so that whoever follows the alias finds the rest in place.
 """
 
 import json
@@ -39,12 +39,13 @@ def publish(
     """
     manifest = verify(release_dir)
     spec = FeatureSpec.from_json(json.loads((release_dir / SPEC_FILE).read_text()))
-    carry_changes(release_dir)
     num_queries = materialize_queries(data_dir, store_dir, spec=spec, online=online)
     logger.info("online store: features of %d queries in %s", num_queries, store_dir)
     repository_dir.parent.mkdir(parents=True, exist_ok=True)
     build_model_repository(release_dir=release_dir, repository_dir=repository_dir, settings=triton)
     logger.info("Triton model repository: %s", repository_dir)
+    # From here on servers of a former release refuse changes, so as late as can be.
+    carry_changes(release_dir)
     metrics = {
         f"{system}/{metric}": value for system, own in manifest["metrics"].items() for metric, value in own.items()
     }

@@ -1,14 +1,17 @@
-"""How one release takes over from the one that lay in the same place: no change that was acknowledged is lost.
+"""How one release takes over from those that lay in the same place: no change that was acknowledged is lost.
 
-Owns what ends a log of changes and what begins one. The former log is ended, so that servers which still hold that
-release refuse changes rather than acknowledge what the next one would not have. Then the last word on every item is
-said again: what was deleted stays deleted until it is restored, and what was added stays as long as the data do not
-have it. Arrays are another release's, so items are embedded anew of the facts that they came with. At last the own log
-says what it follows; until then taking over is not done, and done again it comes to the same.
+Owns what ends a log of changes and what begins one. Former logs are ended, so that servers which still hold another
+release refuse changes rather than acknowledge what this one would not have. Then the last word on every item is said
+again: what was deleted stays deleted until it is restored, and what was added stays as long as the data do not have it.
+Arrays are another release's, so items are embedded anew of the facts that they came with. At last the own log says that
+this is done; broken off before, it is done again to the same end.
+
+Which log is the later one says the time of the file's last change, which a copy has to keep.
 """
 
 import json
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,55 +29,64 @@ logger = logging.getLogger(__name__)
 
 
 def carry_changes(release_dir: Path) -> int:
-    """End the log of the release that lay here before and make its changes here; returns how many items they concern.
+    """End the logs of releases that lay here before and make their changes here; returns how many items they concern.
 
-    A release that has done so is left alone.
+    A release that has done so is left alone. One that comes back after another begins a new log.
 
     Raises:
         ReleaseDamaged: a log cannot be read.
-        ServingError: as for any change.
+        ServingError: as for any change; no log was ended, if the release takes no items and has to.
         OSError: a log cannot be written.
     """
     release = Release.open(release_dir, delta=0)
-    own, formers = _logs(release)
-    if own.exists() and any(changes.follows is not None for changes in _changes(own)):
-        return 0
-    items, deleted = _last_words(_ended(formers, by=release.release_id))
+    own = deltas_dir(release.path, release.release_id) / LOG_FILE
+    if own.exists():
+        marks = [told for told in _changes(own) if told.follows is not None or told.followed_by is not None]
+        if marks and marks[-1].follows is not None:
+            return 0
+        if marks:
+            _set_aside(own)
+    formers = sorted((path for path in own.parent.parent.glob(f"*/{LOG_FILE}") if path != own), key=_changed_ns)
     changer = ItemChanger.open(release_dir)
     try:
-        now = changer.release  # a part may have been taken over before
-        item_ids = now.stage1.catalogue.item_ids
-        there = now.recommends(item_ids).tolist()
-        recommended = {item_id for item_id, is_there in zip(item_ids, there, strict=True) if is_there}
-        added = [facts for item_id, facts in items.items() if item_id not in recommended]
-        gone = sorted(deleted & recommended)
+        for ended_by in (None, release.release_id):
+            told = [changes for path in formers for changes in _changes(path, ended_by=ended_by)]
+            # What was changed here already is later: servers may have opened this release before.
+            added, gone = _lacking(changer.release, [*told, *(_changes(own) if own.exists() else [])])
+            if ended_by is None and added:
+                changer.check(ChangeRequest(items=tuple(added[:1])))
         for start in range(0, len(gone), MAX_IDS):
             changer.apply(ChangeRequest(deleted_ids=tuple(gone[start : start + MAX_IDS])))
         for start in range(0, len(added), MAX_ITEMS):
             changer.apply(ChangeRequest(items=tuple(added[start : start + MAX_ITEMS])))
-        changer.begin(follows=formers[0].parent.name if formers else "")
+        changer.begin(follows=formers[-1].parent.name if formers else "")
     finally:
         changer.close()
-    logger.info("of the changes of the release before: %d items deleted, %d added", len(gone), len(added))
+    if formers:
+        logger.info("of the changes of releases before: %d items deleted, %d added", len(gone), len(added))
     return len(gone) + len(added)
 
 
-def _logs(release: Release) -> tuple[Path, list[Path]]:
-    """The release's own, which need not exist, and those of others that lay in the same place, the newest first."""
-    own = deltas_dir(release.path, release.release_id)
-    others = [path for path in own.parent.glob(f"*/{LOG_FILE}") if path.parent != own]
-    return own / LOG_FILE, sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+def _lacking(release: Release, told: Iterable[ItemChanges]) -> tuple[list[ItemFacts], list[str]]:
+    """Which items the last words want to be there and are not, and which are there and are to go."""
+    items, deleted = _last_words(told)
+    item_ids = release.stage1.catalogue.item_ids
+    there = release.recommends(item_ids).tolist()
+    recommended = {item_id for item_id, is_there in zip(item_ids, there, strict=True) if is_there}
+    return [facts for item_id, facts in items.items() if item_id not in recommended], sorted(deleted & recommended)
 
 
-def _ended(paths: Iterable[Path], *, by: str) -> list[ItemChanges]:
-    """End logs, from the newest back to one that had taken over all before it; returns their changes in their order."""
-    ended: list[Path] = []
-    for path in paths:
-        ended.insert(0, path)
-        if any(changes.follows is not None for changes in _changes(path)):
-            break
-    # The newest last, for it must stay the newest if this is done again.
-    return [changes for path in ended for changes in _changes(path, ended_by=by)]
+def _changed_ns(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _set_aside(log: Path) -> None:
+    """Give an ended log another folder, where it is one of those before."""
+    number = 1
+    while (folder := log.parent.with_name(f"{log.parent.name}.{number}")).exists():
+        number += 1
+    folder.mkdir()
+    log.rename(folder / log.name)
 
 
 def _changes(path: Path, *, ended_by: str | None = None) -> list[ItemChanges]:
@@ -84,7 +96,9 @@ def _changes(path: Path, *, ended_by: str | None = None) -> list[ItemChanges]:
         with log.appending():
             told = [ItemChanges.from_bytes(changes.notes) for changes in log.new()]
             if ended_by is not None and all(changes.followed_by is None for changes in told):
+                times = path.stat().st_atime_ns, _changed_ns(path)
                 log.append(Changes.of(notes=ItemChanges(followed_by=ended_by).to_bytes()))
+                os.utime(path, ns=times)  # ending is no change, and must not make it the latest
         log.close()
     except ValueError as error:
         raise ReleaseDamaged(str(error)) from error

@@ -54,16 +54,16 @@ class ItemChanger:
 
     def apply(self, request: ChangeRequest) -> int:
         """Make what a request asks; returns its number."""
-        spec, items = self._follower.release.spec, None
-        if request.items:
-            items = replace(
-                self._embedder.embed(request.columns(spec)),
-                titles=request.titles(spec),
-                facts=tuple(item.to_json() for item in request.items),
-            )
-        return self._follower.change(
-            ItemChanges(items=items, deleted_ids=request.deleted_ids, restored_ids=request.restored_ids)
-        )
+        return self._follower.change(self._made(request))
+
+    def check(self, request: ChangeRequest) -> None:
+        """Make all of a change but the change: embed its items.
+
+        Raises:
+            InvalidRequest: an item cannot be read.
+            ServingError: the release takes no items.
+        """
+        self._made(request)
 
     @property
     def release(self) -> Release:
@@ -77,3 +77,13 @@ class ItemChanger:
     def close(self) -> None:
         """End what runs beside."""
         self._follower.close()
+
+    def _made(self, request: ChangeRequest) -> ItemChanges:
+        spec, items = self._follower.release.spec, None
+        if request.items:
+            items = replace(
+                self._embedder.embed(request.columns(spec)),
+                titles=request.titles(spec),
+                facts=tuple(item.to_json() for item in request.items),
+            )
+        return ItemChanges(items=items, deleted_ids=request.deleted_ids, restored_ids=request.restored_ids)

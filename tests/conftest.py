@@ -4,10 +4,12 @@ A run lies as `<folder>/demo` beside what it shares with other runs: lists/, mlf
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from xdist.scheduler import LoadFileScheduling
 
 from features.dataset import Dataset
 from features.stores.online_store import OnlineStore
@@ -29,6 +32,29 @@ SCRIPT_TIMEOUT_S = 500.0
 # A shell has what it starts in the background ignore Ctrl-C, and so the processes of tests, some of which are about it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+SMOKE_FIXTURES = re.compile(r"\bsmoke_(run|dataset|store|pipeline)\b|\bserved: Addresses\b")
+
+
+class SmokeFilesTogether(LoadFileScheduling):
+    """Files are shared out among processes; those that look at the smoke run are one, so that it is made but once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "smoke" if file in self._smoke_files else file
+
+    @cached_property
+    def _smoke_files(self) -> set[str]:
+        files = (ROOT / "tests").rglob("test_*.py")
+        return {
+            str(path.relative_to(ROOT)) for path in files if SMOKE_FIXTURES.search(path.read_text(encoding="utf-8"))
+        }
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return SmokeFilesTogether(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

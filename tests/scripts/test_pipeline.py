@@ -109,7 +109,7 @@ def test_a_run_leaves_its_results_and_nothing_half_written(smoke_run: Path) -> N
     assert {path.name for path in (smoke_run / "demo").iterdir()} == {
         *steps,
         *(f".{name}.lock" for name in steps),
-        *("serving", "report.json", "online_store", "model_repository", ".hydra_run"),
+        *("serving", "report.json", "online_store", "model_repository", "release.deltas", ".hydra_run"),
     }
     assert half_written(smoke_run) == []
 

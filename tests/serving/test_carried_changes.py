@@ -9,11 +9,14 @@ import pytest
 
 from serving.carried_changes import carry_changes
 from serving.change_items import ItemChanger
-from serving.errors import ReleaseDamaged, ServerUnavailable
+from serving.errors import ReleaseDamaged, ReleaseTooOld, ServerUnavailable
 from serving.follower import ReleaseFollower
+from serving.item_changes import ItemChanges
+from serving.item_embedder import TEXT_ENCODER_FILE
 from serving.item_wire import ChangeRequest, ItemFacts
 from serving.live_items import log_path
 from serving.release import MANIFEST_FILE, POPULAR_FILE, Release, seal
+from towers.index.change_log import MARKER, ChangeLog
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def change(release_dir: Path, *requests: ChangeRequest) -> None:
     changer.close()
 
 
-def exported_anew(release_dir: Path, *, without: tuple[str, ...] = ()) -> None:
+def exported_anew(release_dir: Path, *, without: tuple[str, ...] = (), takes_items: bool = True) -> None:
     """Another release in the same place, of which some items are not recommendable."""
     release = Release.open(release_dir, delta=0)
     recommendable = release.stage1.recommendable.copy()
@@ -36,6 +39,8 @@ def exported_anew(release_dir: Path, *, without: tuple[str, ...] = ()) -> None:
     np.save(release_dir / "recommendable.npy", recommendable)
     number = len(json.loads((release_dir / POPULAR_FILE).read_text()))
     (release_dir / POPULAR_FILE).write_text(json.dumps([f"i{n}" for n in range(number - 1)]))
+    if not takes_items:
+        (release_dir / TEXT_ENCODER_FILE).unlink()
     (release_dir / MANIFEST_FILE).unlink()
     seal(release_dir, facts={"spec_hash": release.spec.hash})
 
@@ -117,10 +122,22 @@ def test_taking_over_that_was_broken_off_is_finished(release_dir: Path) -> None:
     change(release_dir, ChangeRequest(deleted_ids=("i1", "i2"), items=(facts("new 1"), facts("new 2"))))
     before = there(release_dir)
     exported_anew(release_dir)
+    former = log_path(Release.open(release_dir)).parent.parent
+    assert carry_changes(release_dir) == 4
     # Of a publish that ended in its midst there are some changes, and no word that they are all.
-    change(release_dir, ChangeRequest(deleted_ids=("i2",), items=(facts("new 2"),)))
+    path = log_path(Release.open(release_dir))
+    content = path.read_bytes()
+    for _ in range(2):
+        content = content[: content.rindex(MARKER)]
+    path.write_bytes(content)
+    assert there(release_dir) == before - {"new 1", "new 2"}
     assert carry_changes(release_dir) == 2
     assert there(release_dir) == before
+    marks = [
+        ItemChanges.from_bytes(own.notes) for log in former.glob("*/*.log") for own in ChangeLog(log, width=None).new()
+    ]
+    assert sum(own.followed_by is not None for own in marks) == 1
+    assert sum(own.follows is not None for own in marks) == 2
     # And where it was never finished, by the release after it.
     change(release_dir, ChangeRequest(deleted_ids=("i3",)))
     exported_anew(release_dir)
@@ -139,3 +156,70 @@ def test_a_damaged_log_of_before_stops_the_release(release_dir: Path) -> None:
     exported_anew(release_dir)
     with pytest.raises(ReleaseDamaged, match="is damaged at byte"):
         carry_changes(release_dir)
+
+
+def test_a_release_that_comes_back_takes_over_and_is_changed_again(release_dir: Path, tmp_path: Path) -> None:
+    first = Path(shutil.copytree(release_dir, tmp_path / "first"))
+    carry_changes(release_dir)
+    change(release_dir, ChangeRequest(deleted_ids=("i1", "i2"), items=(facts("new"),)))
+    exported_anew(release_dir)
+    carry_changes(release_dir)
+    change(release_dir, ChangeRequest(restored_ids=("i1",), deleted_ids=("i3", "new")))
+    before = there(release_dir)
+    shutil.rmtree(release_dir)
+    first.rename(release_dir)
+    assert carry_changes(release_dir) == 2
+    assert there(release_dir) == before == {f"i{n}" for n in range(300)} - {"i2", "i3"}
+    change(release_dir, ChangeRequest(deleted_ids=("i4",)))
+    assert there(release_dir) == before - {"i4"}
+    assert carry_changes(release_dir) == 0
+
+
+def test_what_was_changed_here_before_taking_over_is_the_last_word(release_dir: Path) -> None:
+    carry_changes(release_dir)
+    change(release_dir, ChangeRequest(items=(facts("i5"), facts("new")), deleted_ids=("i1", "i2")))
+    exported_anew(release_dir)
+    change(release_dir, ChangeRequest(items=(facts("i1"),), deleted_ids=("i5",)))  # by a server that was early
+    assert carry_changes(release_dir) == 2
+    assert there(release_dir) == {f"i{n}" for n in range(300)} - {"i2", "i5"} | {"new"}
+
+
+def test_what_was_deleted_stays_so_through_a_release_whose_data_have_lost_it(release_dir: Path, tmp_path: Path) -> None:
+    kept = Path(shutil.copytree(release_dir, tmp_path / "kept"))
+    carry_changes(release_dir)
+    change(release_dir, ChangeRequest(deleted_ids=("i1",)))
+    exported_anew(release_dir, without=("i1",))
+    assert carry_changes(release_dir) == 0
+    shutil.rmtree(release_dir)
+    kept.rename(release_dir)
+    exported_anew(release_dir)
+    exported_anew(release_dir)
+    assert carry_changes(release_dir) == 1
+    assert "i1" not in there(release_dir)
+
+
+def test_a_release_that_was_never_published_is_ended_and_heard_too(release_dir: Path) -> None:
+    carry_changes(release_dir)
+    published = ItemChanger.open(release_dir)
+    exported_anew(release_dir)
+    early = ItemChanger.open(release_dir)
+    early.apply(ChangeRequest(deleted_ids=("i2",)))
+    published.apply(ChangeRequest(deleted_ids=("i4",)))
+    exported_anew(release_dir)
+    assert carry_changes(release_dir) == 2
+    for changer in (published, early):
+        with pytest.raises(ServerUnavailable):
+            changer.apply(ChangeRequest(deleted_ids=("i6",)))
+        changer.close()
+    assert there(release_dir) == {f"i{n}" for n in range(300)} - {"i2", "i4"}
+
+
+def test_a_release_that_takes_no_items_ends_no_log_that_has_some(release_dir: Path) -> None:
+    carry_changes(release_dir)
+    former = ItemChanger.open(release_dir)
+    former.apply(ChangeRequest(items=(facts("new"),)))
+    exported_anew(release_dir, takes_items=False)
+    with pytest.raises(ReleaseTooOld):
+        carry_changes(release_dir)
+    former.apply(ChangeRequest(deleted_ids=("i1",)))
+    former.close()

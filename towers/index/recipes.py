@@ -21,7 +21,7 @@ APART = (*NONE_APART, 0.01)  # shares of the heaviest that are searched exactly
 SCANN = "scann"  # among TYPES, an extra
 LISTS = (1, 2, 4, 8)  # times the square root of the number of items
 LONG_LISTS = (0.25, 0.5, 1, 2, 4)  # the same where a list is read so fast that finding lists costs more
-# Of codes along principal axes. Of residuals, so by product: faster at the same recall than on the sphere, docs/log.md.
+# Of codes along principal axes. Residuals say more, and with them lists are chosen by product.
 PRINCIPAL = {"probes": 1, "coordinates_a_code": 1, "refine": 4, "on_sphere": False, "of_residuals": True}
 # What a builder calls the settings of a search.
 SEARCH_SETTINGS = {"lists": "probes", "beam": "search_beam", "refine": "refine", "scanned": "scanned"}
