@@ -53,6 +53,7 @@ def test_changes_read_from_bytes_are_the_same(num, num_deleted, width, notes, se
         ([], None, [4, 4], "stands twice"),
         ([1], np.full((1, 2), np.nan), [], "NaN or infinity"),
         ([1], np.full((1, 2), 1e39), [], "NaN or infinity"),
+        ([1], np.full((1, 2), -1e19), [], r"beyond 1e\+18"),
         ([0], np.zeros((1, 2)), [], "ItemRows above 0, which says that there is no item; got 0"),
         ([], None, [-3], "got -3"),
         ([], None, [1.5], r"whole ItemRows \[M\]; got float64"),

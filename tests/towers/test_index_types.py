@@ -144,6 +144,14 @@ def test_what_is_no_number_or_of_another_width_is_refused(builder, broken):
 
 
 @each
+def test_what_overflows_is_refused_before_faiss_sees_it(builder):
+    items = items_of(200)
+    items[7] = -1e19
+    with pytest.raises(ValueError, match=r"beyond 1e\+18, where products overflow"):
+        builder.build(items, np.arange(200) + 2)
+
+
+@each
 def test_an_index_read_from_its_file_answers_the_same(builder, tmp_path):
     items, queries = items_of(300), items_of(5, seed=1)
     index = builder.build(items, np.arange(300) + 2)

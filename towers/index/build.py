@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from towers.errors import UnfitPieces
 from towers.index.effort import Effort
 from towers.index.faiss_structure import FaissStructure, overwrite
-from towers.index.norms import normalised, padded
+from towers.index.norms import LARGEST, is_bounded, normalised, padded
 from towers.index.part import Part
 from towers.index.search import ItemIndex
 
@@ -32,7 +32,7 @@ def checked(embeddings: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[N
     """The same as Faiss wants them.
 
     Raises:
-        ValueError: shapes do not fit, an embedding is no number, or a row stands twice.
+        ValueError: shapes do not fit, an embedding is no number or beyond LARGEST, or a row stands twice.
     """
     if embeddings.ndim != 2 or len(embeddings) != len(rows) or len(rows) == 0:
         raise ValueError(
@@ -40,6 +40,8 @@ def checked(embeddings: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[N
         )
     if not np.isfinite(embeddings).all():
         raise ValueError("item embeddings hold NaN or infinity; the towers did not train: see the loss curve")
+    if not is_bounded(embeddings):
+        raise ValueError(f"item embeddings go beyond {LARGEST:g}, where products overflow; check what embeds them")
     if len(np.unique(rows)) != len(rows):
         raise ValueError("an item stands in the index twice: rows must be distinct")
     return np.ascontiguousarray(embeddings, dtype=np.float32), np.array(rows, dtype=np.int64)

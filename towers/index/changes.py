@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from towers.errors import UnfitChange
+from towers.index.norms import LARGEST, is_bounded
 from towers.index.search import NO_RESULT
 
 FloatArray = NDArray[np.float32]
@@ -49,7 +50,8 @@ class Changes:
         """Checked changes; what is left out is empty.
 
         Raises:
-            UnfitChange: a shape is another, a row stands twice or is none, or an embedding is no number.
+            UnfitChange: a shape is another, a row stands twice or is none, or an embedding is no number or beyond
+                LARGEST.
         """
         added, gone = (_rows_of(own) for own in (rows, deleted))
         vectors = np.array(np.empty((0, 0)) if embeddings is None else embeddings, dtype=np.float32)
@@ -57,6 +59,8 @@ class Changes:
             raise UnfitChange(f"expected an embedding for each of {len(added)} rows; got {list(vectors.shape)}")
         if not np.isfinite(vectors).all():
             raise UnfitChange("embeddings of changed items hold NaN or infinity; check what embeds them")
+        if not is_bounded(vectors):
+            raise UnfitChange(f"embeddings of changed items go beyond {LARGEST:g}; check what embeds them")
         both = np.concatenate([added, gone])
         if len(np.unique(both)) != len(both):
             raise UnfitChange("an item stands twice among what is added, updated and deleted: give each once")

@@ -15,6 +15,14 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 
 
+LARGEST = 1e18  # of a coordinate: with greater ones squares overflow, and Faiss ends the process as it learns centroids
+
+
+def is_bounded(embeddings: FloatArray) -> bool:
+    """Whether no coordinate of finite embeddings is beyond LARGEST."""
+    return embeddings.size == 0 or bool(max(embeddings.max(), -embeddings.min()) <= LARGEST)
+
+
 def norms(embeddings: FloatArray) -> FloatArray:
     """Euclidean norms: [P, D] -> [P]."""
     result: FloatArray = np.linalg.norm(embeddings, axis=1)
