@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 
 
-LARGEST = 1e18  # of a coordinate: with greater ones sums of squares overflow, and Faiss ends the process as it learns centroids
+# Of a coordinate: with greater ones sums of squares overflow, and Faiss ends the process as it learns centroids.
+LARGEST = 1e18
 
 
 def is_bounded(embeddings: FloatArray) -> bool:
